@@ -1,0 +1,238 @@
+"""The one place where the four axes meet: a base model, the members of a pack, and their adapters."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from ablora.method.init._base import Site, Start, Triplets
+from ablora.method.lowrank import LowRank
+from ablora.method.packed_linear import Group, PackedLinear, PackState
+from ablora.method.seeds import generator
+from ablora.method.stack import Stack
+from ablora.method.structure._base import Shape, Stats, with_start
+from ablora.method.targets import find_targets
+from ablora.spec import AdapterSpec, BadInput, check
+from ablora.spectra.library import Library
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One run of a pack, as the adapters see it."""
+
+    method: LowRank | None
+    """None: the untouched base, for evaluations that compare with it."""
+    rank: int
+    adapter: AdapterSpec
+    seed: int
+
+
+class ModuleRecord(NamedTuple):
+    """What was realised in one module."""
+
+    scaling: float
+    rank: int
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a member's tensors are in one module."""
+
+    stack: Stack
+    row: int
+
+
+class Adapted:
+    """A model whose targets carry the adapters of a pack; the base weights are frozen and never written."""
+
+    def __init__(self, model: nn.Module, members: Sequence[Member], state: PackState):
+        self.model, self.members, self.state = model, tuple(members), state
+        self.modules: dict[str, PackedLinear] = {}
+        self.records: list[dict[str, ModuleRecord]] = [{} for _ in members]
+        self._places: list[dict[str, _Place]] = [{} for _ in members]
+
+    def add(self, layer: PackedLinear, records: Sequence[ModuleRecord | None]) -> None:
+        self.modules[layer.name] = layer
+        for group in layer.groups:
+            for row in range(group.rows.start, group.rows.stop):
+                if group.stack is not None:
+                    self._places[row][layer.name] = _Place(group.stack, row - group.rows.start)
+                    record = records[row]
+                    assert record is not None
+                    self.records[row][layer.name] = record
+
+    def parameters(self, member: int) -> dict[str, Parameter]:
+        """A member's trainable tensors by `module.role`, at their true rank."""
+        return {
+            f"{name}.{role}": parameter
+            for name, place in self._places[member].items()
+            for role, parameter in place.stack.views[place.row].items()
+        }
+
+    def roles(self, member: int) -> dict[str, list[Parameter]]:
+        """The same by role: A, B, router, ..."""
+        out: dict[str, list[Parameter]] = {}
+        for name, parameter in self.parameters(member).items():
+            out.setdefault(name.rpartition(".")[2], []).append(parameter)
+        return out
+
+    def constants(self, member: int) -> dict[str, Tensor]:
+        """A member's fixed tensors by `module.role`."""
+        return {
+            f"{name}.{role}": tensor
+            for name, place in self._places[member].items()
+            for role, tensor in place.stack.constants(place.row).items()
+        }
+
+    def write(self, member: int, tensors: Mapping[str, Tensor]) -> None:
+        """Overwrite a member's tensors, named as `parameters` and `constants` name them."""
+        for name, tensor in tensors.items():
+            module, _, role = name.rpartition(".")
+            place = self._places[member][module]
+            place.stack.write(place.row, {role: tensor})
+
+    def hand_out_gradients(self) -> None:
+        for stack in self._stacks():
+            stack.hand_out_gradients()
+
+    def clear_gradients(self) -> None:
+        for stack in self._stacks():
+            stack.clear_gradients()
+
+    def _stacks(self) -> Iterator[Stack]:
+        for layer in self.modules.values():
+            for group in layer.groups:
+                if group.stack is not None:
+                    yield group.stack
+
+    def stats(self, member: int) -> dict[str, Stats]:
+        """What the structures of the last forward pass reported for one member, by module."""
+        out = {}
+        for name, layer in self.modules.items():
+            groups = [group for group in layer.groups if group.structure is not None]
+            for group, stats in zip(groups, self.state.stats[name]):
+                if group.rows.start <= member < group.rows.stop:
+                    out[name] = {key: value[member - group.rows.start] for key, value in stats.items()}
+        return out
+
+    def penalty(self, member: int) -> Tensor | None:
+        """What the member's structure adds to its loss, from the last forward pass; None: nothing."""
+        method = self.members[member].method
+        if method is None:
+            return None
+        shares = [method.structure.penalty(stats, len(self.modules)) for stats in self.stats(member).values()]
+        present = [share for share in shares if share is not None]
+        return torch.stack(present).sum() if present else None
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Within it the model is the base."""
+        self.state.enabled = False
+        try:
+            yield
+        finally:
+            self.state.enabled = True
+
+
+@torch.no_grad()
+def attach(model: nn.Module, members: Sequence[Member], library: Library) -> Adapted:
+    """Adapt the target modules of `model` for all members; at step 0 each member computes what its start says.
+
+    The order is forced: a scale is needed to build factors, factors to build a module. Members whose structures run
+    in one vmap must be neighbours in the pack's order. Base parameters stop requiring gradients.
+    """
+    first = members[0].adapter
+    same = all((m.adapter.targets, m.adapter.compute_dtype) == (first.targets, first.compute_dtype) for m in members)
+    check(same, "adapter", [m.adapter for m in members], "one choice of targets and compute_dtype within a pack")
+    model.requires_grad_(False).eval()
+    state = PackState(len(members), getattr(torch, first.compute_dtype))
+    adapted = Adapted(model, members, state)
+    for name, linear in find_targets(model, first.targets).items():
+        layer, records = _pack_module(name, linear, members, state, library)
+        model.set_submodule(name, layer)
+        adapted.add(layer, records)
+    return adapted
+
+
+def _pack_module(
+    name: str, linear: nn.Linear, members: Sequence[Member], state: PackState, library: Library
+) -> tuple[PackedLinear, list[ModuleRecord | None]]:
+    built = [None if m.method is None else _build(name, linear, m, m.method, library) for m in members]
+    groups = []
+    for _, run in groupby(range(len(members)), key=lambda i: _group_key(members[i], built[i])):
+        rows = list(run)
+        parts = [part for i in rows if (part := built[i]) is not None]
+        method = members[rows[0]].method
+        stack = Stack([p.params for p in parts], [p.frozen for p in parts]) if parts else None
+        groups.append(Group(None if method is None else method.structure, slice(rows[0], rows[-1] + 1), stack))
+    return PackedLinear(linear, name, groups, state), [None if b is None else b.record for b in built]
+
+
+class _Built(NamedTuple):
+    params: dict[str, Tensor]
+    frozen: dict[str, Tensor]
+    record: ModuleRecord
+
+
+def _group_key(member: Member, built: _Built | None) -> object:
+    if member.method is None or built is None:
+        return None
+    return member.method.structure.group(), "A0" in built.frozen
+
+
+def _build(name: str, linear: nn.Linear, member: Member, method: LowRank, library: Library) -> _Built:
+    """One member's tensors in one module, in the factors' own dtype on the weight's device."""
+    shape = Shape(linear.out_features, linear.in_features, member.rank)
+    require_rank(name, shape, method)
+    experts = method.structure.experts
+    scaling = method.scaling(shape.out_features, shape.in_features, member.rank // experts)
+    rng = generator("init", member.seed, name)
+    start = _start(linear.weight, member.rank, experts, scaling, rng, method, library)
+    dtype = torch.float64 if member.adapter.compute_dtype == "float64" else torch.float32
+    A, B = start.A, torch.zeros(member.rank, shape.out_features) if start.B is None else start.B
+    params = {"A": A, "B": B, **method.structure.extra(shape, rng)}
+    frozen = {
+        "scale": torch.full((member.rank,), scaling, dtype=torch.float64),
+        **with_start(start),
+        **method.structure.constants(shape),
+    }
+    count = sum(tensor.numel() for tensor in params.values())
+    place = {"device": linear.weight.device, "dtype": dtype}
+    return _Built(
+        {key: tensor.to(**place).contiguous() for key, tensor in params.items()},
+        {key: tensor.to(**place).contiguous() for key, tensor in frozen.items()},
+        ModuleRecord(scaling, member.rank, count),
+    )
+
+
+def _start(
+    weight: Tensor,
+    rank: int,
+    experts: int,
+    scale: float,
+    rng: torch.Generator,
+    method: LowRank,
+    library: Library,
+) -> Start:
+    site = Site(weight, rank, experts, scale, rng)
+    indices = method.init.indices(site)
+    if indices is None:
+        return method.init(site, None)
+    spectrum = library.spectrum(weight, indices)
+    at = spectrum.positions(indices)
+    assert at is not None
+    return method.init(site, Triplets(spectrum.u[at], spectrum.sigma[indices], spectrum.v[at]))
+
+
+def require_rank(name: str, shape: Shape, method: LowRank) -> None:
+    """Refuse a rank that the module's weight or the method's structure cannot hold."""
+    largest = min(shape.out_features, shape.in_features)
+    if not 1 <= shape.rank <= largest:
+        raise BadInput("rank", shape.rank, f"1 to {largest}, the smaller side of {name}")
+    method.structure.check_rank(shape.rank)

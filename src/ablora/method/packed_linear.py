@@ -1,0 +1,93 @@
+"""A linear layer with the adapters of all runs of a pack."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ablora.method.dropout import Draw, pack_mask
+from ablora.method.stack import Stack
+from ablora.method.structure._base import Context, Stats, Structure
+
+
+@dataclass(slots=True)
+class PackState:
+    """What all adapted modules of a model share during a forward pass."""
+
+    runs: int
+    compute_dtype: torch.dtype
+    enabled: bool = True
+    real: Bool[Tensor, "runs tokens"] | None = None
+    """False for padding; None: every position is a real token."""
+    draws: Sequence[Draw] | None = None
+    """Dropout of this forward pass, per run; None: none."""
+    stats: dict[str, list[Stats]] = field(default_factory=dict)
+    """By module: per group, what its structure reported, stacked over the group's runs. Read it before backward."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Neighbouring runs of a pack that one vmap serves."""
+
+    structure: Structure | None
+    """None: runs without an adapter, whose output is the base's."""
+    rows: slice
+    stack: Stack | None
+
+
+class PackedLinear(nn.Module):
+    """The base layer's output and, for each run of the pack, what its adapter adds.
+
+    The input's rows are run-major: (runs * k, tokens, in) holds k rows of each run. In training k = 1 and a row is
+    one run's sequences back to back; in generation a row is a prompt.
+    """
+
+    def __init__(self, base: nn.Linear, name: str, groups: Sequence[Group], state: PackState):
+        super().__init__()
+        self.base, self.name, self.groups, self.state = base, name, tuple(groups), state
+
+    @property
+    def weight(self) -> Tensor:
+        """The untouched base weight: some models look at a projection's dtype or device."""
+        return self.base.weight
+
+    def forward(self, x: Float[Tensor, "rows tokens in"]) -> Float[Tensor, "rows tokens out"]:
+        if not self.state.enabled:
+            return self.base(x)
+        y = self.base(x)  # with its bias: W x + b in two roundings would not be the base bit for bit (bfloat16)
+        return self._adapt(x, y).to(y.dtype)
+
+    def _adapt(self, x: Tensor, y: Tensor) -> Tensor:
+        state = self.state
+        x_runs = x.reshape(state.runs, -1, x.shape[-1])  # (runs, tokens, in)
+        y_runs = y.reshape(state.runs, -1, y.shape[-1])
+        real = state.real
+        if real is None or real.shape != x_runs.shape[:2]:
+            real = torch.ones(x_runs.shape[:2], dtype=torch.bool, device=x.device)
+        dropped = self._drop(x_runs.to(state.compute_dtype))
+        parts, state.stats[self.name] = [], []
+        for group in self.groups:
+            if group.structure is None:
+                parts.append(y_runs[group.rows])
+                continue
+            assert group.stack is not None
+            rows = group.rows
+            context = Context(dropped[rows], real[rows])
+            part, stats = torch.vmap(group.structure.apply)(
+                group.stack.leaves, group.stack.frozen, x_runs[rows], y_runs[rows], context
+            )
+            parts.append(part.to(y.dtype) if len(self.groups) > 1 else part)
+            state.stats[self.name].append(stats)
+        out = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return out.reshape(*y.shape)
+
+    def _drop(self, x: Float[Tensor, "runs tokens in"]) -> Tensor:
+        draws = self.state.draws
+        mask = None if draws is None else pack_mask(draws, self.name, (x.shape[1], x.shape[2]))
+        return x if mask is None else x * mask.to(x)
+
+    def map_groups(self, visit: Callable[[Group], None]) -> None:
+        for group in self.groups:
+            visit(group)

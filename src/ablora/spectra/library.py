@@ -1,0 +1,81 @@
+"""Decompositions once per weight: kept in memory within a process, on disk across runs and analyses."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ablora.spectra.decompose import Spectrum, decompose
+from ablora.store import cache
+from ablora.store.atomic import Corrupted
+
+REVISION = 1
+"""Raised when `decompose` gives other numbers for the same weight."""
+
+
+class Library:
+    """Spectra of weights, by the weight's content; without a folder (None) nothing is written."""
+
+    def __init__(self, folder: Path | None):
+        self._folder = folder
+
+    def spectrum(self, weight: Float[Tensor, "out in"], indices: Int[Tensor, " wanted"]) -> Spectrum:
+        """A spectrum that keeps at least the wanted triplets.
+
+        A file that lacks some is made again with the union, so vectors are stored for what presets asked for and no
+        more (all of them would be as large as the model, twice).
+        """
+        if self._folder is None:
+            return decompose(weight, indices)
+        path = self._folder / "spectra" / f"{weight_key(weight)}.safetensors"
+
+        def read(file: Path) -> Spectrum | None:
+            spectrum = _read(file)
+            return spectrum if spectrum.positions(indices) is not None else None
+
+        def make() -> Callable[[Path], None]:
+            kept = _read(path).indices if path.exists() else indices[:0]
+            spectrum = decompose(weight, torch.cat([kept, indices]))
+            return lambda aside: _write(aside, spectrum)
+
+        return cache.fetch(path, read, make)
+
+
+def weight_key(weight: Tensor) -> str:
+    """The content of a weight: dtype, shape and bytes."""
+    plain = weight.detach().to("cpu").contiguous()
+    header = f"spectrum {REVISION} {plain.dtype} {tuple(plain.shape)}".encode()
+    return hashlib.sha256(header + plain.view(torch.uint8).numpy().tobytes()).hexdigest()[:32]
+
+
+def _digest(spectrum: Spectrum) -> str:
+    digest = hashlib.sha256()
+    for tensor in spectrum:
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _write(path: Path, spectrum: Spectrum) -> None:
+    save_file(spectrum._asdict(), path, metadata={"sha256": _digest(spectrum)})
+
+
+def _read(path: Path) -> Spectrum:
+    try:
+        with safe_open(path, framework="pt") as file:
+            spectrum = Spectrum(*(file.get_tensor(name) for name in Spectrum._fields))
+            expected = (file.metadata() or {}).get("sha256")
+    except (SafetensorError, OSError) as error:
+        raise _corrupted(path, str(error)) from error
+    if _digest(spectrum) != expected:
+        raise _corrupted(path, "its sha256 is not the one written into it")
+    return spectrum
+
+
+def _corrupted(path: Path, found: str) -> Corrupted:
+    return Corrupted(os.fspath(path), found, "a decomposition; delete this file and it is made again from the weight")

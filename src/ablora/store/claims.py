@@ -1,0 +1,102 @@
+"""Who runs a run: claims by generation, made by link, judged stale by asking the host, never by clocks.
+
+claim.0.json, claim.1.json, ... A claim is taken over by making the next generation, which only one process can do
+(`link` refuses an existing name). An owner that finds a newer generation than its own stops writing: a process on a
+node that was declared lost may run on, and must not disturb its successor.
+"""
+
+import json
+import os
+import socket
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablora.store.run_folder import RunFolder
+
+
+class Fenced(RuntimeError):  # noqa: N818 -- what happened to the owner
+    """This process no longer owns the run: a newer claim exists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """This process's hold on a run."""
+
+    folder: RunFolder
+    generation: int
+
+    def fence(self) -> None:
+        """Raise `Fenced` if another process has taken the run over; called before every write that matters."""
+        if (self.folder.path / f"claim.{self.generation + 1}.json").exists():
+            raise Fenced(f"run {self.folder.id}: claim {self.generation} was taken over")
+
+
+def whoami() -> dict[str, Any]:
+    """This process, in words that another can check: host, boot id, pid and its start time."""
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "boot": _boot_id(), "pid": pid, "started": _start_time(pid)}
+
+
+def alive_here(owner: dict[str, Any]) -> bool:
+    """Whether the owner's process lives. On another host it cannot be asked, and counts as alive."""
+    if owner["host"] != socket.gethostname():
+        return True
+    return owner["boot"] == _boot_id() and _start_time(owner["pid"]) == owner["started"]
+
+
+def latest(folder: RunFolder) -> int:
+    """The newest generation, -1 if nobody ever claimed the run."""
+    numbers = (path.name.split(".")[1] for path in folder.path.glob("claim.*.json"))
+    return max((int(number) for number in numbers if number.isdigit()), default=-1)
+
+
+def owner_of(folder: RunFolder, generation: int) -> dict[str, Any]:
+    return json.loads((folder.path / f"claim.{generation}.json").read_text())
+
+
+def is_held(folder: RunFolder, alive: Callable[[dict[str, Any]], bool] = alive_here) -> bool:
+    """Whether a living process runs this run now."""
+    generation = latest(folder)
+    return generation >= 0 and not _released(folder, generation) and alive(owner_of(folder, generation))
+
+
+def take(folder: RunFolder, alive: Callable[[dict[str, Any]], bool] = alive_here) -> Claim | None:
+    """Claim the run for this process, or None while a living process holds it."""
+    if is_held(folder, alive):
+        return None
+    generation = latest(folder) + 1
+    aside = folder.path / f".claim-{uuid.uuid4().hex}"
+    aside.write_text(json.dumps(whoami()))
+    try:
+        os.link(aside, folder.path / f"claim.{generation}.json")
+    except FileExistsError:
+        return None
+    finally:
+        aside.unlink()
+    return Claim(folder, generation)
+
+
+def release(claim: Claim) -> None:
+    """Say that the owner is through with the run; its process may live on (a worker that drains several)."""
+    (claim.folder.path / f"claim.{claim.generation}.released").touch()
+
+
+def _released(folder: RunFolder, generation: int) -> bool:
+    return (folder.path / f"claim.{generation}.released").exists()
+
+
+def _boot_id() -> str:
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else "unknown"
+
+
+def _start_time(pid: int) -> str | None:
+    """Clock ticks from boot to the process's start (proc(5), field 22), so that a reused pid is not the owner."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return stat.rpartition(")")[2].split()[19]

@@ -21,7 +21,11 @@ from typing import Any, Literal
 LABEL = {"identity": False}
 
 
-class BadInput(ValueError):  # noqa: N818 -- what it is, as a user reads it in a traceback
+class UserError(ValueError):
+    """A user's mistake: one message, exit code 2, nothing queued."""
+
+
+class BadInput(UserError):  # noqa: N818 -- what it is, as a user reads it in a traceback
     """A user's mistake: names the field, the value and what would be legal; the command ends with exit code 2."""
 
     def __init__(self, field_name: str, value: object, legal: str):

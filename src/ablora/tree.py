@@ -1,4 +1,4 @@
-"""Plain trees (what YAML and JSON hold) to frozen dataclasses and back, with unknown or mistyped fields refused by name."""
+"""Plain trees (what YAML and JSON hold) to frozen dataclasses and back; unknown or mistyped fields are refused by name."""
 
 import importlib
 import math

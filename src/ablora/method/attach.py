@@ -130,6 +130,11 @@ class Adapted:
         present = [share for share in shares if share is not None]
         return torch.stack(present).sum() if present else None
 
+    def detach(self) -> None:
+        """Give the model its own layers back; the base is as it was before `attach`."""
+        for name, layer in self.modules.items():
+            self.model.set_submodule(name, layer.base)
+
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """Within it the model is the base."""

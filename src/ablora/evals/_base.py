@@ -1,0 +1,43 @@
+"""The contract of an evaluation: what needs a forward pass, for all members of a pack at once."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from ablora.data._base import Dataset, Example
+from ablora.data.encode import Encoded
+from ablora.method.attach import Adapted
+from ablora.models.base import Base
+
+
+class Items(NamedTuple):
+    """One member's items of one split, in order: as text and as tokens."""
+
+    dataset: Dataset
+    examples: tuple[Example, ...]
+    encoded: tuple[Encoded, ...]
+
+
+class Outcome(NamedTuple):
+    """One member's result of one evaluation."""
+
+    metrics: dict[str, float]
+    """By name, with the unit in it."""
+    records: list[dict[str, Any]]
+    """One per item, each with its `item` id: comparisons are paired on items."""
+
+
+class Evaluation(Protocol):
+    """One frozen dataclass per evaluation."""
+
+    @property
+    def split(self) -> str: ...
+
+    @property
+    def max_items(self) -> int | None: ...
+
+    def run(self, base: Base, adapted: Adapted, members: Sequence[Items]) -> list[Outcome]:
+        """Evaluate every member on its own items, without dropout and without gradients."""
+        ...
+
+
+Metrics = Mapping[str, float]

@@ -1,0 +1,84 @@
+"""Greedy generation, and whether the answer in it is the right one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ablora.evals._base import Items, Outcome
+from ablora.method.attach import Adapted
+from ablora.models.base import Base
+from ablora.spec import check
+
+BATCH = 32
+"""Prompts per run and batch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generation:
+    """Batched greedy decoding from the prompt; exact_match is the share of items whose extracted answer is right.
+
+    Prompts are padded on the left; decoding stops at the end-of-text token or after `max_new_tokens`. What counts as
+    the answer in a text, and as right, is the data set's rule (`extract`, `is_correct`). Greedy only: sampling would
+    draw from a global generator and so depend on pack-mates.
+    """
+
+    revision: ClassVar[int] = 1
+    split: Literal["train", "validation", "test"]
+    max_items: int | None
+    """The first so many items of the split; null: all."""
+    max_new_tokens: int
+
+    def __post_init__(self) -> None:
+        check(self.max_items is None or self.max_items >= 1, "max_items", self.max_items, "null, or at least 1")
+        check(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "an integer of at least 1")
+
+    @torch.no_grad()
+    def run(self, base: Base, adapted: Adapted, members: Sequence[Items]) -> list[Outcome]:
+        texts: list[list[str]] = [[] for _ in members]
+        longest = max(len(m.encoded) for m in members)
+        for start in range(0, longest, BATCH):
+            prompts = [[e.input_ids[: e.answer_start] for e in m.encoded[start : start + BATCH]] for m in members]
+            for mine, new in zip(texts, self._generate(base, prompts)):
+                mine.extend(new)
+        return [_outcome(m, mine) for m, mine in zip(members, texts)]
+
+    def _generate(self, base: Base, prompts: Sequence[Sequence[tuple[int, ...]]]) -> list[list[str]]:
+        """New text per run and prompt; rows are run-major and, for the adapters, equally many per run."""
+        most = max(map(len, prompts))
+        flat = [prompt for run in prompts for prompt in [*run, *[(base.end_id,)] * (most - len(run))]]
+        ids, mask = pad_left(flat, base.end_id)
+        device = base.model.device
+        out = base.model.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            max_new_tokens=self.max_new_tokens,
+            do_sample=False,
+            eos_token_id=base.end_id,
+            pad_token_id=base.end_id,
+        )
+        texts = base.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+        return [texts[i * most : i * most + len(run)] for i, run in enumerate(prompts)]
+
+
+def pad_left(prompts: Sequence[Sequence[int]], fill: int) -> tuple[Tensor, Tensor]:
+    """(ids, mask), both (prompts, longest), padded on the left."""
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), fill)
+    mask = torch.zeros(len(prompts), width, dtype=torch.long)
+    for i, prompt in enumerate(prompts):
+        ids[i, width - len(prompt) :] = torch.tensor(prompt)
+        mask[i, width - len(prompt) :] = 1
+    return ids, mask
+
+
+def _outcome(member: Items, texts: Sequence[str]) -> Outcome:
+    records = []
+    for example, text in zip(member.examples, texts):
+        prediction = member.dataset.extract(text)
+        correct = member.dataset.is_correct(prediction, example.target)
+        found = {"item": example.item, "prediction": prediction, "target": example.target, "text": text}
+        records.append({**found, "correct": correct})
+    return Outcome({"exact_match": sum(r["correct"] for r in records) / len(records)}, records)

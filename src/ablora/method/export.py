@@ -1,0 +1,126 @@
+"""The adapter on disk: exact factors of our own, and beside them PEFT's layout where PEFT can express the update.
+
+ablora_adapter.safetensors   every trainable and fixed tensor by `module.role`, as trained (float32)
+ablora_adapter.json          {"schema", "modules": {...}, "peft": whether the next two exist}
+adapter_model.safetensors    PEFT's LoRA tensors: for a started pair [dB B0] and [A; dA], of rank 2r
+adapter_config.json          PEFT's LoraConfig for them
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ablora.method.attach import Adapted
+from ablora.method.structure._base import Unmergeable
+from ablora.method.structure._displacement import inward, outward
+from ablora.store.atomic import Corrupted, replace, write_json
+
+SCHEMA = 1
+EXACT = "ablora_adapter.safetensors"
+
+
+def save_adapter(adapted: Adapted, member: int, folder: Path) -> None:
+    """Write one member's adapter; each file appears whole."""
+    exact = {**adapted.parameters(member), **adapted.constants(member)}
+    _save(folder / EXACT, exact)
+    peft = peft_tensors(adapted, member)
+    if peft is not None:
+        tensors, config = peft
+        _save(folder / "adapter_model.safetensors", tensors)
+        write_json(folder / "adapter_config.json", config)
+    records = {name: record._asdict() for name, record in adapted.records[member].items()}
+    write_json(folder / "ablora_adapter.json", {"schema": SCHEMA, "modules": records, "peft": peft is not None})
+
+
+def load_adapter(adapted: Adapted, member: int, folder: Path) -> None:
+    """Put a saved adapter into a member that was attached with the same method; nothing is decomposed again."""
+    path = folder / EXACT
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise Corrupted(str(path), str(error), "the factors that save_adapter wrote") from error
+    wanted = {**adapted.parameters(member), **adapted.constants(member)}
+    if (missing := sorted(wanted.keys() - tensors.keys())) or (extra := sorted(tensors.keys() - wanted.keys())):
+        found = f"missing {missing[:3]}" if missing else f"extra {extra[:3]}"
+        raise Corrupted(str(path), found, "exactly the tensors of the attached method")
+    if bad := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+        raise Corrupted(str(path), f"not finite: {bad[:3]}", "finite factors")
+    adapted.write(member, tensors)
+
+
+def peft_tensors(adapted: Adapted, member: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """(tensors, LoraConfig) of the same update as a plain LoRA adapter; None where the update depends on the token.
+
+    PEFT's scaling is alpha / r. Where s differs between modules it is folded into B and alpha = r.
+    """
+    method = adapted.members[member].method
+    if method is None:
+        return None
+    tensors: dict[str, Tensor] = {}
+    ranks: set[int] = set()
+    for name, layer in adapted.modules.items():
+        params, frozen = module_tensors(adapted, member, name)
+        try:
+            method.structure.merge(layer.base.weight.to(torch.float32), params, frozen)
+        except Unmergeable:
+            return None
+        scale = adapted.records[member][name].scaling
+        A, B = inward(params, frozen, torch.float32), outward(params, frozen, torch.float32)
+        prefix = f"base_model.model.{name}"
+        tensors[f"{prefix}.lora_A.weight"], tensors[f"{prefix}.lora_B.weight"] = A, scale * B.mT
+        ranks.add(A.shape[0])
+    (rank,) = ranks
+    return {k: t.detach().contiguous() for k, t in tensors.items()}, _peft_config(adapted, rank)
+
+
+def _peft_config(adapted: Adapted, rank: int) -> dict[str, Any]:
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": None,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": sorted(adapted.modules),
+        "inference_mode": True,
+    }
+
+
+def module_tensors(adapted: Adapted, member: int, module: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(trainable, fixed) tensors of one member in one module, by role."""
+    return (
+        _of(adapted.parameters(member), module),
+        _of(adapted.constants(member), module),
+    )
+
+
+def _of(tensors: Mapping[str, Tensor], module: str) -> dict[str, Tensor]:
+    return {
+        name.rpartition(".")[2]: tensor.detach()
+        for name, tensor in tensors.items()
+        if name.rpartition(".")[0] == module
+    }
+
+
+def merged_weights(adapted: Adapted, member: int) -> dict[str, Tensor]:
+    """The weight of every adapted module with the update in it; Unmergeable for token-routed structures."""
+    method = adapted.members[member].method
+    assert method is not None
+    out = {}
+    for name, layer in adapted.modules.items():
+        params, frozen = module_tensors(adapted, member, name)
+        dtype = next(iter(params.values())).dtype
+        out[name] = method.structure.merge(layer.base.weight.to(dtype), params, frozen)
+    return out
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    plain = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
+    replace(path, lambda aside: save_file(plain, aside, metadata={"format": "pt", "schema": json.dumps(SCHEMA)}))

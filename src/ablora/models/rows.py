@@ -1,0 +1,77 @@
+"""The layout of tokens: a row is a run, its sequences back to back, and logits only where there are labels."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from ablora.models.segments import packed_inputs
+
+PAD = 0
+"""Fills a row behind its last sequence. Any id of the vocabulary serves: no label and no other token sees it."""
+
+
+class Sequence_(Protocol):  # noqa: N801 -- `Sequence` is taken
+    """One example as tokens; the loss is on input_ids[answer_start:]."""
+
+    @property
+    def input_ids(self) -> tuple[int, ...]: ...
+
+    @property
+    def answer_start(self) -> int: ...
+
+
+class Rows(NamedTuple):
+    """Sequences of several runs, one row per run."""
+
+    ids: Int[Tensor, "runs tokens"]
+    segments: list[list[int]]
+    """Lengths of the sequences of each row, the tail of padding included."""
+    real: Bool[Tensor, "runs tokens"]
+    predicts: Bool[Tensor, "runs tokens"]
+    """True where the next token is a label."""
+    labels: Int[Tensor, " labels"]
+    """Row by row, sequence by sequence."""
+    owner: Int[Tensor, " labels"]
+    """Which sequence a label belongs to, counted over all rows."""
+
+
+def lay_out(runs: Sequence[Sequence[Sequence_]], device: torch.device | str = "cpu") -> Rows:
+    """Put each run's sequences into its row; a run without sequences gets a row of padding and no label."""
+    lengths = [[len(s.input_ids) for s in run] for run in runs]
+    width = max(max(sum(row) for row in lengths), 1)
+    ids = torch.full((len(runs), width), PAD)
+    predicts = torch.zeros(len(runs), width, dtype=torch.bool)
+    labels: list[int] = []
+    owner: list[int] = []
+    count = 0
+    for r, run in enumerate(runs):
+        at = 0
+        for s in run:
+            n, a = len(s.input_ids), s.answer_start
+            ids[r, at : at + n] = torch.tensor(s.input_ids)
+            predicts[r, at + a - 1 : at + n - 1] = True
+            labels.extend(s.input_ids[a:])
+            owner.extend([count] * (n - a))
+            at, count = at + n, count + 1
+        if width > at:
+            lengths[r].append(width - at)
+    filled = torch.tensor([[sum(len(s.input_ids) for s in run)] for run in runs])
+    real = torch.arange(width)[None] < filled
+    tensors = (ids, lengths, real, predicts, torch.tensor(labels, dtype=torch.long), torch.tensor(owner).long())
+    return Rows(*(t.to(device) if isinstance(t, Tensor) else t for t in tensors))
+
+
+def label_losses(model: PreTrainedModel, rows: Rows) -> Float[Tensor, " labels"]:
+    """Cross-entropy in nats of every label, in float32; logits exist at label positions only.
+
+    At a vocabulary of 32,000 and labels at a quarter of the positions this took a fifth of the time of all logits.
+    """
+    hidden = model.base_model(**packed_inputs(rows.ids, rows.segments)).last_hidden_state
+    head = model.get_output_embeddings()
+    logits = head(hidden[rows.predicts])
+    return F.cross_entropy(logits.float(), rows.labels, reduction="none")

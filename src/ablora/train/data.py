@@ -1,0 +1,83 @@
+"""A run's data: encoded once per process, in an order that is a function of seed and step alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from ablora.data._base import Dataset, Example, Splits
+from ablora.data.encode import Encoded, encode_all
+from ablora.evals._base import Items
+from ablora.method.seeds import generator
+from ablora.models.base import Base
+from ablora.spec import BadInput, RunSpec
+
+
+@dataclass(frozen=True, slots=True)
+class TrainData:
+    """The training items of one run and the order it sees them in."""
+
+    items: tuple[Encoded, ...]
+    seed: int
+    batch_size: int
+
+    def batch(self, step: int) -> list[Encoded]:
+        """The examples of optimizer step `step` (from 1): a resume needs no state but the step."""
+        first = (step - 1) * self.batch_size
+        return [self.items[self._index(position)] for position in range(first, first + self.batch_size)]
+
+    def _index(self, position: int) -> int:
+        epoch, within = divmod(position, len(self.items))
+        return _permutation(self.seed, epoch, len(self.items))[within]
+
+
+@lru_cache(maxsize=64)
+def _permutation(seed: int, epoch: int, count: int) -> Sequence[int]:
+    return torch.randperm(count, generator=generator("order", seed, epoch)).tolist()
+
+
+@lru_cache(maxsize=8)
+def _splits(dataset: Dataset, content: str) -> Splits:
+    return dataset.load()
+
+
+@lru_cache(maxsize=24)
+def _encoded(
+    dataset: Dataset, content: str, model: object, split: str, max_tokens: int, max_items: int | None, base: "_Key"
+) -> tuple[Items, tuple[str, ...]]:
+    examples: tuple[Example, ...] = getattr(_splits(dataset, content), split)[:max_items]
+    vocabulary = base.base.model.get_input_embeddings().num_embeddings
+    done = encode_all(examples, base.base.tokenizer, max_tokens, vocab_size=vocabulary)
+    kept = {e.item for e in done.items}
+    return Items(dataset, tuple(e for e in examples if e.item in kept), done.items), done.dropped
+
+
+class _Key:
+    """A base that does not take part in a cache's key (the model's specification does)."""
+
+    def __init__(self, base: Base):
+        self.base = base
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key)
+
+
+def items_of(spec: RunSpec, base: Base, split: str, max_items: int | None) -> tuple[Items, tuple[str, ...]]:
+    """A split's items (the first `max_items`) and the ids of those left out for being over train.max_tokens."""
+    content = spec.dataset.fingerprint()
+    items, left_out = _encoded(
+        spec.dataset, content, spec.model, split, spec.train.max_tokens, max_items, _Key(base)
+    )  # fmt: skip
+    if not items.encoded:
+        raise BadInput("dataset", getattr(spec.dataset, "name", "?"), f"a data set whose {split} split has items")
+    return items, left_out
+
+
+def train_data(spec: RunSpec, base: Base) -> tuple[TrainData, tuple[str, ...]]:
+    """A run's training data, and the items left out."""
+    items, left_out = items_of(spec, base, "train", None)
+    return TrainData(items.encoded, spec.seed, spec.train.batch_size), left_out

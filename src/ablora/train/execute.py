@@ -1,0 +1,243 @@
+"""The life of a pack: from specifications in run folders to results in run folders, through any number of deaths."""
+
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from ablora.method.attach import Adapted, Member, attach
+from ablora.method.export import save_adapter
+from ablora.models.base import Base, load
+from ablora.spec import RunSpec, check
+from ablora.spectra.library import Library
+from ablora.store import atomic, lines
+from ablora.store.claims import Claim
+from ablora.store.roots import Roots
+from ablora.store.run_folder import SCHEMA, FailureClass, RunFolder, State
+from ablora.train import checkpoint
+from ablora.train.data import items_of, train_data
+from ablora.train.environment import append_environment, peak_rss_gib
+from ablora.train.loop import Trained, train_step
+from ablora.train.member import Diverged, RunState
+from ablora.train.observe import Observer
+from ablora.train.stop import StopFlag, Stopped, stop_flag
+
+
+def execute(
+    pack: Sequence[RunFolder],
+    claims: Sequence[Claim],
+    roots: Roots,
+    observers: Sequence[Observer],
+    threads: int | None = None,
+) -> None:
+    """Train the runs of one pack to their results, going on from their checkpoints.
+
+    A run that fails by itself (a loss that is no number, data that cannot be used) gets its failure.json and the
+    others go on. Raises Stopped after SIGTERM or Ctrl-C, with checkpoints written; whatever else goes wrong is raised
+    for the caller to record against every run of the pack that has no result.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    specs = [folder.read_spec() for folder in pack]
+    base = _load(specs[0].model)
+    check(all(spec.model == specs[0].model for spec in specs), "model", "several", "one base model within a pack")
+    members = [Member(s.method, s.rank or 0, s.adapter, s.seed) for s in specs]
+    adapted = attach(base.model, members, Library(roots.cache))
+    try:
+        job = _Job(base, adapted, observers)
+        job.start(pack, claims, specs)
+        with stop_flag() as flag:
+            job.train(flag)
+    finally:
+        adapted.detach()
+
+
+@lru_cache(maxsize=1)
+def _load(model: Any) -> Base:
+    return load(model)
+
+
+class _Job:
+    """A pack at work."""
+
+    def __init__(self, base: Base, adapted: Adapted, observers: Sequence[Observer]):
+        self.base, self.adapted, self.observers = base, adapted, observers
+        self.runs: list[RunState] = []
+        self.left_out: list[dict[str, list[str]]] = []
+        self._began_s = time.monotonic()
+        self._tokens = [0] * len(adapted.members)
+
+    def start(self, pack: Sequence[RunFolder], claims: Sequence[Claim], specs: Sequence[RunSpec]) -> None:
+        """Bring every run to where its checkpoint left it, and cut its records back to there."""
+        for i, (folder, claim, spec) in enumerate(zip(pack, claims, specs)):
+            data, left_out = train_data(spec, self.base)
+            run = RunState(i, folder, claim, spec, data, self.adapted)
+            self.left_out.append({"train": list(left_out)})
+            if (saved := checkpoint.load(folder.checkpoint)) is not None:
+                run.load(saved.tensors, saved.counters)
+            self.runs.append(run)
+            claim.fence()
+            lines.keep(folder.metrics, lambda r, run=run: r["step"] <= _kept(run, r["kind"]))
+            lines.keep(folder.timing, lambda r, run=run: r["step"] <= run.step)
+            append_environment(folder)
+            self._event(run, "running", step=run.step)
+            for observer in self.observers:
+                observer.started(folder, spec, run.step)
+
+    def train(self, flag: StopFlag) -> None:
+        """Steps, evaluations and checkpoints until every run has ended."""
+        self._evaluate([r for r in self.runs if r.step == 0 and r.evaluated < 0 and r.spec.eval.at_start])
+        while active := [r for r in self.runs if r.active and r.step < r.spec.train.max_steps]:
+            for i, trained in train_step(self.base, self.adapted, self.runs).items():
+                self._record_step(self.runs[i], trained)
+            due = [r for r in active if r.active and _evaluation_due(r)]
+            self._evaluate(due)
+            for run in active:
+                every = run.spec.train.checkpoint_every
+                if run.active and (run in due or run.step % every == 0 or flag.reason is not None):
+                    self._checkpoint(run)
+            if flag.reason is not None:
+                self._stop(flag.reason)
+            self._end([r for r in active if r.active and r.step == r.spec.train.max_steps])
+        self._end([r for r in self.runs if r.active])
+
+    def _record_step(self, run: RunState, trained: Trained | Diverged) -> None:
+        if isinstance(trained, Diverged):
+            self._fail(run, "diverged", trained)
+            return
+        self._tokens[run.index] += trained.tokens
+        train = run.spec.train
+        if run.step % train.log_every == 0 or run.step == train.max_steps:
+            record = {"kind": "train", "step": run.step, "loss_nats": trained.loss_nats, "lr": trained.lr}
+            record |= {"grad_norm": trained.grad_norm, "answer_tokens": run.answer_tokens, **trained.stats}
+            self._record(run, record)
+            self._time(run)
+
+    def _evaluate(self, runs: Sequence[RunState]) -> None:
+        """All tasks of the given runs; runs that share a task share its forward passes."""
+        tasks = {name: task for run in runs for name, task in run.spec.eval.tasks.items()}
+        for name in tasks:
+            with_task = [run for run in runs if name in run.spec.eval.tasks]
+            self._evaluate_task(name, with_task)
+        for run in runs:
+            run.evaluated = run.step
+
+    def _evaluate_task(self, name: str, runs: Sequence[RunState]) -> None:
+        task = runs[0].spec.eval.tasks[name]
+        alike = all(run.spec.eval.tasks[name] == task for run in runs)
+        check(alike, f"eval.tasks.{name}", "several", "one choice of this evaluation within a pack")
+        every = [items_of(run.spec, self.base, task.split, task.max_items) for run in self.runs]
+        outcomes = task.run(self.base, self.adapted, [items for items, _ in every])
+        for run in runs:
+            metrics, records = outcomes[run.index]
+            run.claim.fence()
+            lines.write(run.folder.items(name), ({**record, "step": run.step} for record in records))
+            self.left_out[run.index][task.split] = list(every[run.index][1])
+            record = {"kind": "eval", "step": run.step, "task": name, "split": task.split}
+            self._record(run, {**record, "metrics": metrics, "items": len(records)})
+
+    def _end(self, runs: Sequence[RunState]) -> None:
+        """Last evaluation, adapter, result; the checkpoint goes when the result is there."""
+        for run in runs:
+            self._checkpoint(run)
+        self._evaluate([run for run in runs if run.evaluated < run.step])
+        for run in runs:
+            run.claim.fence()
+            save_adapter(self.adapted, run.index, run.folder.adapter)
+            self._time(run)
+            atomic.write_json(run.folder.result, self._result(run))
+            run.active = False
+            self._event(run, "done", step=run.step)
+            checkpoint.remove(run.folder.checkpoint)
+            self._finished(run, "done")
+
+    def _result(self, run: RunState) -> dict[str, Any]:
+        records = self.adapted.records[run.index]
+        return {
+            "schema": SCHEMA,
+            "id": run.folder.id,
+            "step": run.step,
+            "metrics": final_metrics(run.folder, run.step),
+            "trainable_parameters": sum(p.numel() for p in run.parameters.values()),
+            "modules": {name: record._asdict() for name, record in records.items()},
+            "left_out": {split: len(items) for split, items in self.left_out[run.index].items()},
+        }
+
+    def _fail(self, run: RunState, kind: FailureClass, error: BaseException) -> None:
+        run.active = False
+        run.claim.fence()
+        write_failure(run.folder, kind, error, run.step)
+        self._event(run, "failed", step=run.step, **{"class": kind})
+        self._finished(run, "failed")
+
+    def _stop(self, reason: int) -> None:
+        for run in self.runs:
+            if run.active:
+                self._event(run, "preempted", step=run.step)
+        raise Stopped(reason)
+
+    def _checkpoint(self, run: RunState) -> None:
+        run.claim.fence()
+        checkpoint.save(run.folder.checkpoint, run.state(), run.counters())
+
+    def _record(self, run: RunState, record: Mapping[str, Any]) -> None:
+        lines.append(run.folder.metrics, [dict(record)])
+        for observer in self.observers:
+            observer.recorded(run.folder, record)
+
+    def _time(self, run: RunState) -> None:
+        wall = time.monotonic() - self._began_s
+        tokens = self._tokens[run.index]
+        record = {"step": run.step, "wall_s": wall, "tokens": tokens, "tokens_per_s": tokens / wall}
+        record["peak_rss_gib"] = peak_rss_gib()
+        lines.append(run.folder.timing, [record])
+        for observer in self.observers:
+            observer.timed(run.folder, record)
+
+    def _event(self, run: RunState, state: str, **more: Any) -> None:
+        lines.append(run.folder.events, [{"time_s": time.time(), "state": state, **more}])
+
+    def _finished(self, run: RunState, state: State) -> None:
+        for observer in self.observers:
+            observer.finished(run.folder, state)
+
+
+def _kept(run: RunState, kind: str) -> int:
+    """The last step whose records of a kind the checkpoint vouches for."""
+    return run.step if kind == "train" else run.evaluated
+
+
+def _evaluation_due(run: RunState) -> bool:
+    every = run.spec.eval.every
+    return every > 0 and run.step % every == 0 and run.step < run.spec.train.max_steps
+
+
+def final_metrics(folder: RunFolder, step: int) -> dict[str, float]:
+    """The last evaluation's metrics and the last training loss.
+
+    A task named after a metric keeps the metric's name; another prefixes it: validation_answer_loss gives
+    validation_answer_loss_nats beside answer_loss's answer_loss_nats.
+    """
+    out: dict[str, float] = {}
+    for record in lines.read(folder.metrics):
+        if record["kind"] == "train":
+            out["train_loss_nats"] = record["loss_nats"]
+        elif record["step"] == step:
+            for name, value in record["metrics"].items():
+                out[metric_name(record["task"], record["split"], name)] = value
+    return out
+
+
+def metric_name(task: str, split: str, metric: str) -> str:
+    """`metric` on the test split, `<split>_<metric>` on another."""
+    return metric if split == "test" else f"{split}_{metric}"
+
+
+def write_failure(folder: RunFolder, kind: FailureClass, error: BaseException, step: int) -> None:
+    """Say what ended a run, in words and with the traceback."""
+    trace = "".join(traceback.format_exception(error))
+    record = {"schema": SCHEMA, "id": folder.id, "class": kind, "message": str(error), "step": step}
+    atomic.write_json(folder.failure, {**record, "traceback": trace})

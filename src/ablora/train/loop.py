@@ -1,0 +1,97 @@
+"""The training of a pack, step by step. It knows no method by name, and can be read in one sitting."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ablora.method.attach import Adapted
+from ablora.models.base import Base
+from ablora.models.rows import Rows, label_losses, lay_out
+from ablora.train.member import Diverged, RunState
+
+
+class Trained(NamedTuple):
+    """What one optimizer step of one run gives to its record."""
+
+    loss_nats: float
+    """Mean over the step's answer tokens."""
+    lr: float
+    grad_norm: float
+    stats: dict[str, float]
+    tokens: int
+    """All tokens that went through the model for it."""
+
+
+def train_step(base: Base, adapted: Adapted, runs: Sequence[RunState]) -> dict[int, Trained | Diverged]:
+    """One optimizer step of every active run, in one forward and backward pass per micro-batch.
+
+    The loss of a run's step is the sum over its answer tokens divided by their number in the whole step, so any
+    micro-batch split gives the same gradient; a structure's penalty is weighted by each micro-batch's share of the
+    step's real tokens. Runs are summed: each gets gradient 1, and nothing else couples them.
+    """
+    steps = [run.micro_batches() for run in runs]
+    labels = [sum(len(e.input_ids) - e.answer_start for micro in step for e in micro) for step in steps]
+    totals = [sum(len(e.input_ids) for micro in step for e in micro) for step in steps]
+    sums = torch.zeros(len(runs), dtype=torch.float64)
+    stats: list[dict[str, float]] = [{} for _ in runs]
+    adapted.clear_gradients()
+    for micro in range(max(map(len, steps))):
+        rows = lay_out([step[micro] if micro < len(step) else [] for step in steps], base.model.device)
+        adapted.state.real, adapted.state.draws = rows.real, [run.draw(micro) for run in runs]
+        per_run = _sum_by_run(label_losses(base.model, rows), rows, steps, micro)
+        sums += per_run.detach().cpu()
+        terms = [per_run[i] / labels[i] for i in range(len(runs)) if labels[i]]
+        for i, step in enumerate(steps):
+            if micro < len(step):
+                share = sum(len(e.input_ids) for e in step[micro]) / totals[i]
+                terms.extend(_penalty(adapted, i, share, stats[i]))
+        torch.stack(terms).sum().backward()
+    adapted.state.real = adapted.state.draws = None
+    adapted.hand_out_gradients()
+    return {i: _update(run, sums[i].item() / labels[i], labels[i], stats[i], totals[i])
+            for i, run in enumerate(runs) if steps[i]}  # fmt: skip
+
+
+def _sum_by_run(losses: Tensor, rows: Rows, steps: Sequence[Sequence[Sequence[Any]]], micro: int) -> Tensor:
+    """The summed loss of each run's labels in this micro-batch.
+
+    In float64, where a sum of float32 losses is exact: in float32 it depends on where a run's labels begin in memory,
+    and a packed run's loss was seen to differ from its solo loss in the last digit.
+    """
+    counts = [sum(len(e.input_ids) - e.answer_start for e in step[micro]) if micro < len(step) else 0 for step in steps]
+    return torch.stack([part.double().sum() for part in losses.split(counts)])
+
+
+def _penalty(adapted: Adapted, member: int, share: float, stats: dict[str, float]) -> list[Tensor]:
+    """The structure's penalty at its share, and its scalar reports, averaged over modules, added to `stats`."""
+    for name, value in mean_stats(adapted.stats(member)).items():
+        stats[name] = stats.get(name, 0.0) + share * value
+    penalty = adapted.penalty(member)
+    if penalty is None:
+        return []
+    assert penalty.requires_grad, "a penalty without a gradient: reentrant checkpointing drops it without a word"
+    stats["penalty"] = stats.get("penalty", 0.0) + share * penalty.item()
+    return [share * penalty]
+
+
+def mean_stats(modules: Mapping[str, Mapping[str, Tensor]]) -> dict[str, float]:
+    """Scalar reports of a structure, averaged over its modules."""
+    values: dict[str, list[Tensor]] = {}
+    for stats in modules.values():
+        for name, value in stats.items():
+            if value.dim() == 0:
+                values.setdefault(name, []).append(value.detach())
+    return {name: torch.stack(parts).mean().item() for name, parts in values.items()}
+
+
+def _update(run: RunState, loss: float, labels: int, stats: dict[str, float], tokens: int) -> Trained | Diverged:
+    if not torch.isfinite(torch.tensor(loss)):
+        return Diverged(f"loss {loss} at step {run.step + 1}")
+    try:
+        lr, norm = run.update()
+    except Diverged as diverged:
+        return diverged
+    run.answer_tokens += labels
+    return Trained(loss, lr, norm, stats, tokens)

@@ -1,0 +1,101 @@
+"""One run of a pack while it trains: what is its own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from ablora.method.attach import Adapted
+from ablora.method.dropout import Draw
+from ablora.spec import RunSpec, TrainSpec
+from ablora.store.claims import Claim
+from ablora.store.run_folder import RunFolder
+from ablora.train.data import TrainData
+from ablora.train.schedule import factor
+
+
+class Diverged(RuntimeError):  # noqa: N818 -- what happened to the run
+    """A run's loss or gradient is no number any more."""
+
+
+class RunState:
+    """A run's parameters, optimizer, schedule, data and counters; nothing in it knows the other members."""
+
+    def __init__(self, index: int, folder: RunFolder, claim: Claim, spec: RunSpec, data: TrainData, adapted: Adapted):
+        self.index, self.folder, self.claim, self.spec, self.data = index, folder, claim, spec, data
+        self.parameters: dict[str, Parameter] = adapted.parameters(index)
+        self.optimizer = make_optimizer(spec, adapted.roles(index))
+        self._rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.step = 0
+        self.answer_tokens = 0
+        self.evaluated = -1
+        """The last step whose evaluation is recorded."""
+        self.active = True
+
+    def micro_batches(self) -> list[list[Any]]:
+        """The next optimizer step's examples, cut into micro-batches; none once the run has ended."""
+        if not self.active:
+            return []
+        batch = self.data.batch(self.step + 1)
+        size = self.spec.train.micro_batch or len(batch)
+        return [batch[i : i + size] for i in range(0, len(batch), size)]
+
+    def draw(self, micro: int) -> Draw:
+        return Draw(self.spec.seed, self.step + 1, micro, self.spec.adapter.dropout)
+
+    def update(self) -> tuple[float, float]:
+        """One optimizer step from the gradients at hand; returns (learning rate, gradient norm before clipping)."""
+        train = self.spec.train
+        grads = list(self.parameters.values())
+        norm = torch.nn.utils.get_total_norm([p.grad for p in grads if p.grad is not None])
+        if not torch.isfinite(norm):
+            raise Diverged(f"gradient norm {norm.item()} at step {self.step + 1}")
+        if train.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(grads, train.clip_norm, norm)
+        shrink = factor(train, self.step + 1)
+        for group, rate in zip(self.optimizer.param_groups, self._rates):
+            group["lr"] = rate * shrink
+        self.optimizer.step()
+        self.step += 1
+        return train.lr * shrink, norm.item()
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything a resume needs beside the counters: parameters and optimizer state, by name."""
+        out = {f"parameters/{name}": p.detach() for name, p in self.parameters.items()}
+        for name, p in self.parameters.items():
+            for key, value in self.optimizer.state.get(p, {}).items():
+                out[f"optimizer/{key}/{name}"] = value
+        return out
+
+    def load(self, tensors: Mapping[str, Tensor], counters: Mapping[str, int]) -> None:
+        """Go back to a saved state."""
+        with torch.no_grad():
+            for name, p in self.parameters.items():
+                p.copy_(tensors[f"parameters/{name}"])
+        self.optimizer.state.clear()
+        for path, value in tensors.items():
+            kind, _, rest = path.partition("/")
+            if kind == "optimizer":
+                key, _, name = rest.partition("/")
+                self.optimizer.state[self.parameters[name]][key] = value.clone()
+        self.step, self.answer_tokens = counters["step"], counters["answer_tokens"]
+        self.evaluated = counters["evaluated"]
+
+    def counters(self) -> dict[str, int]:
+        return {"step": self.step, "answer_tokens": self.answer_tokens, "evaluated": self.evaluated}
+
+
+def make_optimizer(spec: RunSpec, roles: Mapping[str, list[Parameter]]) -> torch.optim.Optimizer:
+    """An ordinary torch optimizer over the run's own views; fused: 28 ms where the default took 146 (84 modules)."""
+    train: TrainSpec = spec.train
+    groups = spec.method.update.groups(roles, train.lr)
+    grouped = [id(p) for group in groups for p in group["params"]]
+    owned = [id(p) for parameters in roles.values() for p in parameters]
+    assert sorted(grouped) == sorted(owned), "every trainable parameter belongs to exactly one optimizer group"
+    if train.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=train.lr, weight_decay=train.weight_decay)
+    return torch.optim.AdamW(
+        groups, lr=train.lr, betas=train.betas, eps=train.eps, weight_decay=train.weight_decay, fused=True
+    )

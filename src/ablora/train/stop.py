@@ -1,0 +1,42 @@
+"""Being asked to stop: Ctrl-C and SIGTERM set a flag, the loop looks at it between steps."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Stopped(RuntimeError):  # noqa: N818 -- what happened
+    """The process was asked to stop; every run of the pack has a checkpoint of the step it had reached."""
+
+    def __init__(self, reason: int):
+        self.signal = signal.Signals(reason)
+        super().__init__(f"stopped by {self.signal.name}; the same command goes on from the checkpoint")
+
+
+class StopFlag:
+    """Set by a signal, read by the loop."""
+
+    def __init__(self) -> None:
+        self.reason: int | None = None
+
+    def set(self, number: int, frame: FrameType | None) -> None:
+        if self.reason is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt  # a second Ctrl-C does not wait
+        self.reason = number
+
+
+@contextmanager
+def stop_flag() -> Iterator[StopFlag]:
+    """Handlers for the time of the block; none where the block is not in the main thread, which alone may set them."""
+    flag = StopFlag()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+    before = {number: signal.signal(number, flag.set) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

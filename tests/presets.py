@@ -1,0 +1,29 @@
+"""Methods as the configuration composes them: `method("goat", "structure.top_k=1")`."""
+
+from functools import cache
+
+from ablora.config.compose import Composer, resolve
+from ablora.config.loader import conf_dir, open_loader
+from ablora.method.lowrank import LowRank
+from ablora.tree import build
+
+
+@cache
+def method(name: str, *overrides: str) -> LowRank:
+    """The preset conf/method/<name>.yaml; overrides are relative to `method` (`init=svd_minor` for a group)."""
+    groups = [f"method/{o}" if _is_axis(o) else f"method.{o}" for o in overrides]
+    with open_loader() as loader:
+        return build(resolve(Composer(loader).base([f"method={name}", *groups]))["method"])
+
+
+def _is_axis(override: str) -> bool:
+    return override.partition("=")[0] in ("init", "scaling", "structure", "update")
+
+
+def names() -> list[str]:
+    """Every preset there is: a new one is under test the moment its YAML exists."""
+    return sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
+
+
+def axis_values(axis: str) -> list[str]:
+    return sorted(path.stem for path in (conf_dir() / "method" / axis).glob("*.yaml"))

@@ -1,0 +1,72 @@
+"""Small bases with random weights, and what tests do with them."""
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+
+from ablora.method.attach import Adapted, Member, attach
+from ablora.method.lowrank import LowRank
+from ablora.models.segments import packed_logits, use_segments
+from ablora.spec import AdapterSpec
+from ablora.spectra.library import Library
+
+SIZES = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "attn_implementation": "sdpa",
+}
+SEGMENTS = [[20, 31, 13]]
+
+
+def llama(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    return _ready(LlamaForCausalLM, LlamaConfig, dtype)
+
+
+def qwen(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """An architecture with biases on q, k and v."""
+    model = _ready(Qwen2ForCausalLM, Qwen2Config, dtype)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(generator=torch.Generator().manual_seed(3))
+    return model
+
+
+def _ready(cls: type, config: type, dtype: torch.dtype) -> PreTrainedModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = cls(config(**SIZES)).to(dtype).eval()
+    # Weights of size 1/sqrt(n), as training leaves them; 0.02 (the default) would hide errors behind small outputs.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(8)
+    use_segments(model)
+    return model
+
+
+def ids(rows: int = 1) -> Tensor:
+    return torch.randint(1, 97, (rows, 64), generator=torch.Generator().manual_seed(5))
+
+
+def logits(model: PreTrainedModel, rows: int = 1) -> Tensor:
+    with torch.no_grad():
+        return packed_logits(model, ids(rows), SEGMENTS * rows)
+
+
+def adapt(model: PreTrainedModel, *methods: LowRank, rank: int = 8, seed: int = 0, **adapter: object) -> Adapted:
+    members = [Member(method, rank, AdapterSpec(**adapter), seed) for method in methods]  # type: ignore[arg-type]
+    return attach(model, members, Library(None))
+
+
+def disturb(adapted: Adapted, member: int = 0, size: float = 1e-2) -> None:
+    """Move every trainable tensor by a random amount, as training would."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in adapted.parameters(member).values():
+            parameter.add_(size * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))

@@ -20,3 +20,23 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("no shared data: set ABLORA_SHARED to the folder that holds data/")
     return folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which skips continuous integration does not accept."""
+    for line in _refused(terminalreporter):
+        terminalreporter.write_line(f"in CI a skip is a failure: {line}", red=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and _refused(reporter) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _refused(reporter: pytest.TerminalReporter) -> list[str]:
+    if not os.environ.get("CI"):
+        return []
+    reasons = {report.nodeid: str(report.longrepr[-1]) for report in reporter.stats.get("skipped", [])}
+    return [f"{name}: {reason}" for name, reason in reasons.items() if "no GPU" not in reason]

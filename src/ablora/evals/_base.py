@@ -1,7 +1,7 @@
 """The contract of an evaluation: what needs a forward pass, for all members of a pack at once."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ablora.data._base import Dataset, Example
 from ablora.data.encode import Encoded
@@ -26,6 +26,7 @@ class Outcome(NamedTuple):
     """One per item, each with its `item` id: comparisons are paired on items."""
 
 
+@runtime_checkable
 class Evaluation(Protocol):
     """One frozen dataclass per evaluation."""
 

@@ -1,7 +1,7 @@
 """The layout of tokens: a row is a run, its sequences back to back, and logits only where there are labels."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +15,7 @@ PAD = 0
 """Fills a row behind its last sequence. Any id of the vocabulary serves: no label and no other token sees it."""
 
 
+@runtime_checkable
 class Sequence_(Protocol):  # noqa: N801 -- `Sequence` is taken
     """One example as tokens; the loss is on input_ids[answer_start:]."""
 

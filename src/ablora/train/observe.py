@@ -1,12 +1,13 @@
 """Who watches a run: progress bars and trackers. An observer sees what the run folder gets, in the same order."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ablora.spec import RunSpec
 from ablora.store.run_folder import RunFolder, State
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Told of a run's life after the run folder knows it; what it raises is the caller's bug, so it raises nothing."""
 

@@ -1,7 +1,7 @@
 """The contract of an initialisation: where A and B start, given the base weight and what is known of it."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -36,6 +36,7 @@ class Triplets(NamedTuple):
     v: Float[Tensor, "rank in"]
 
 
+@runtime_checkable
 class Init(Protocol):
     """One frozen dataclass per kind of start."""
 

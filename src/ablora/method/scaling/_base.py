@@ -1,8 +1,9 @@
 """The contract of a scaling: the factor s in `y = W0 x + s B A x`, a function of a module's shape alone."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Scaling(Protocol):
     """One frozen dataclass per closed form."""
 

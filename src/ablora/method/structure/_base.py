@@ -6,7 +6,7 @@ experts of a pack are padded with zeros, so everything that is not linear in the
 """
 
 from collections.abc import Hashable, Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -42,6 +42,7 @@ class Shape(NamedTuple):
     rank: int
 
 
+@runtime_checkable
 class Structure(Protocol):
     """One frozen dataclass per way of acting."""
 

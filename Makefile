@@ -1,0 +1,65 @@
+# `make help` lists the targets. Python 3.11 or newer, git and make are all that must be there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH ?= pinned
+JOBS ?= 2
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo demo-short test test-all check format figures pretrain golden
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+env: $(VENV)/.ready ## the environment in .venv, exact versions; TORCH=existing keeps the torch that this Python has
+
+# torch first and alone: left to itself pip resolves the newest one, with several GB of CUDA packages on any machine.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@rm -f $@
+ifeq ($(TORCH),existing)
+	$(PYTHON) -c "import torch; print('keeping torch', torch.__version__)"
+	$(PYTHON) -m venv --system-site-packages $(VENV)
+	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
+else
+	$(PYTHON) -m venv $(VENV)
+	cp constraints.txt $(VENV)/constraints.txt
+	PIP_CONSTRAINT=$(VENV)/constraints.txt $(BIN)/pip install --quiet torch
+endif
+	PIP_CONSTRAINT=$(VENV)/constraints.txt $(BIN)/pip install --quiet --editable '.[wandb,analysis,peft,dev]'
+	@touch $@
+
+demo: env ## the embedded study, its tables and figures; offline
+	@$(BIN)/ablora run -m +sweeps=demo study=demo
+	@$(BIN)/ablora collect demo
+	@$(BIN)/ablora figures demo
+	@echo; echo "Look at studies/demo/figures/ and studies/demo/tables/; each run is a folder in runs/."
+
+demo-short: env ## the same with fewer steps, for continuous integration
+	@$(BIN)/ablora run -m +sweeps=demo study=demo_short train.max_steps=12 seed=0,1
+	@$(BIN)/ablora collect demo_short
+	@$(BIN)/ablora figures demo_short
+
+test: env ## the test suite but for what is slow, or needs a cluster or a GPU
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not cluster and not gpu"
+
+test-all: env ## everything that this machine can run
+	$(BIN)/python -m pytest -n $(JOBS)
+
+check: env ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: env ## rewrite the sources in the house's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+figures: env ## every figure and table of every study, from the run folders
+	$(BIN)/ablora figures
+
+pretrain: env ## train the embedded base again, into ./pico (about an hour)
+	$(BIN)/ablora pretrain
+
+golden: env ## write the golden numbers anew, after raising a revision
+	$(BIN)/python tests/golden/make.py

@@ -6,7 +6,6 @@ adapter_model.safetensors    PEFT's LoRA tensors: for a started pair [dB B0] and
 adapter_config.json          PEFT's LoraConfig for them
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -123,4 +122,5 @@ def merged_weights(adapted: Adapted, member: int) -> dict[str, Tensor]:
 
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
     plain = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
-    replace(path, lambda aside: save_file(plain, aside, metadata={"format": "pt", "schema": json.dumps(SCHEMA)}))
+    # One key: safetensors writes several in an order that changes from process to process.
+    replace(path, lambda aside: save_file(plain, aside, metadata={"format": "pt"}))

@@ -1,0 +1,173 @@
+"""What a study compares, and at which learning rate: cells to arms, settings, and each arm's chosen rate.
+
+arm      what is compared: a method, and the axes that were swept beside it (`lora, init=svd_minor`)
+setting  what is held equal in a comparison: model, data set options, and the rank where methods are compared
+fate     used, diverged (data, shown as such), or why a run is left out
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from ablora.store.atomic import Corrupted
+from ablora_analysis.table import LABEL, metrics_of
+
+USED, DIVERGED = "used", "diverged"
+_OWN_COLUMN = {"method", "seed", "train.lr", "dataset", "model", "rank"}
+_SELECTION = ("validation_answer_loss_nats", "answer_loss_nats", "train_loss_nats")
+_KEY = ["setting", "dataset", "arm"]
+
+
+class Choice(NamedTuple):
+    """An arm at the learning rate at which it is compared."""
+
+    setting: str
+    dataset: str
+    arm: str
+    method: str
+    lr: float
+    lrs: tuple[float, ...]
+    metric: str
+    edge: bool
+    """The best rate is the least or greatest that was tried: a better one may lie beyond."""
+    seeds: tuple[int, ...]
+    ids: tuple[str, ...]
+    """The used runs at this rate, in the order of `seeds`."""
+    diverged: tuple[str, ...]
+    """The runs at this rate that diverged."""
+    diverged_share: str
+    """Over all rates, such as "1/12": how many of the arm's finished runs diverged."""
+
+
+def prepare(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells with their `arm`, `setting` and `fate`; a cell written twice is kept once."""
+    swept = [c.removeprefix(LABEL) for c in cells if c.startswith(LABEL)]
+    # A method without a rank may come without the label: that alone makes no second rank.
+    varying = [axis for axis in swept if cells[LABEL + axis].nunique(dropna=axis == "rank") > 1]
+    several = cells["method"].nunique() > 1
+    other = [axis for axis in varying if axis not in _OWN_COLUMN]
+    held = [axis for axis in other if axis.startswith(("dataset.", "model."))]
+    compared = [axis for axis in other if axis not in held]
+    if "rank" in varying:
+        (held if several else compared).append("rank")  # methods are compared at equal rank
+    if cells["model"].nunique() > 1:
+        held.insert(0, "model")
+    out = cells.assign(
+        arm=[", ".join([row["method"], *_named(row, compared)]) for _, row in cells.iterrows()],
+        setting=[", ".join(_named(row, held)) for _, row in cells.iterrows()],
+        fate=[_fate(row) for _, row in cells.iterrows()],
+        dataset=cells["dataset"].fillna(""),
+    ).drop_duplicates([*_KEY, "id"], ignore_index=True)
+    runs = out[out["fate"].isin([USED, DIVERGED])]
+    if (twice := runs.duplicated([*_KEY, "lr", "seed"])).any():
+        row = runs[twice].iloc[0]
+        raise Corrupted("manifest.jsonl", row["id"], f"one run per learning rate and seed of {row['arm']}; "
+                        "the manifest's labels must hold every swept axis")  # fmt: skip
+    return out
+
+
+def _named(row: pd.Series, axes: Iterable[str]) -> list[str]:
+    pairs = [(axis, row["model"] if axis == "model" else row.get(LABEL + axis)) for axis in axes]
+    return [f"{axis.replace('/', '.').rpartition('.')[2]}={value}" for axis, value in pairs if not pd.isna(value)]
+
+
+def _fate(row: pd.Series) -> str:
+    if not pd.isna(row["problem"]):
+        return "unreadable"
+    if row["state"] in ("done", "failed") and not pd.isna(row["stale"]) and row["stale"]:
+        return "stale"
+    if row["state"] == "failed":
+        return DIVERGED if row["failure_class"] == "diverged" else f"failed ({row['failure_class']})"
+    return USED if row["state"] == "done" else str(row["state"])
+
+
+def left_out(prepared: pd.DataFrame) -> dict[str, list[str]]:
+    """Why runs are in no figure, and which."""
+    out = prepared[~prepared["fate"].isin([USED, DIVERGED])]
+    return {str(fate): sorted(set(part["id"])) for fate, part in out.groupby("fate")}
+
+
+def selection_metric(prepared: pd.DataFrame) -> str | None:
+    """The metric that chooses a learning rate: a validation split's where there is one."""
+    found = metrics_of(prepared)
+    return next((name for name in _SELECTION if name in found and prepared[name].notna().any()), None)
+
+
+def choose(prepared: pd.DataFrame) -> list[Choice]:
+    """Each arm's learning rate: among the rates with the most finished seeds, the least mean of the selection metric
+    over seeds. A rate at which a seed diverged has fewer finished seeds, so a rate where none did comes before it."""
+    metric = selection_metric(prepared)
+    runs = prepared[prepared["fate"].isin([USED, DIVERGED])]
+    out = []
+    for _, part in runs.groupby(_KEY, sort=False):
+        rates = {float(str(lr)): rows for lr, rows in part.groupby("lr", sort=True)}
+        lr = min(rates, key=lambda rate: _merit(rates[rate], metric))
+        out.append(_choice(part, rates[lr], tuple(rates), lr, metric))
+    return out
+
+
+def _merit(rows: pd.DataFrame, metric: str | None) -> tuple[int, float]:
+    finished = _finished(rows, metric)
+    return -len(finished), float(finished[metric].mean()) if metric and len(finished) else math.inf
+
+
+def _finished(rows: pd.DataFrame, metric: str | None) -> pd.DataFrame:
+    """Used runs whose selection metric is a number; a run that is done without one is counted as diverged."""
+    used = rows[rows["fate"] == USED]
+    return used[used[metric].notna()] if metric else used
+
+
+def _choice(part: pd.DataFrame, rows: pd.DataFrame, lrs: tuple[float, ...], lr: float, metric: str | None) -> Choice:
+    used = _finished(rows, metric).sort_values("seed")
+    diverged = tuple(sorted(set(rows["id"]) - set(used["id"])))
+    num_diverged = len(part) - len(_finished(part, metric))
+    first = part.iloc[0]
+    return Choice(
+        first["setting"], first["dataset"], first["arm"], first["method"], lr, lrs, metric or "",
+        len(lrs) > 1 and lr in (lrs[0], lrs[-1]), tuple(int(s) for s in used["seed"]), tuple(used["id"]), diverged,
+        f"{num_diverged}/{len(part)}",
+    )  # fmt: skip
+
+
+def notes(prepared: pd.DataFrame, choices: Sequence[Choice]) -> list[str]:
+    """What a reader must know of how runs were chosen; short, for a figure's foot."""
+    out = []
+    if any(len(choice.lrs) > 1 for choice in choices):
+        metric = choices[0].metric
+        held_out = metric.startswith("validation_")
+        where = "on a validation split" if held_out else "selected on the reported items"
+        out.append(f"Learning rate of each method: least mean {metric}, {where}, same seeds.")
+    else:
+        out.append("One learning rate per method, not tuned.")
+    if reasons := left_out(prepared):
+        out.append("Left out: " + ", ".join(f"{len(ids)} {fate}" for fate, ids in reasons.items()) + ".")
+    if missing := _without_runs(prepared, choices):
+        out.append(f"Without a finished run: {', '.join(missing)}.")
+    unchecked = prepared[(prepared["fate"] == USED) & prepared["stale"].isna()]["id"].nunique()
+    if unchecked:
+        out.append(f"{unchecked} runs could not be checked against today's code.")
+    return out
+
+
+def _without_runs(prepared: pd.DataFrame, choices: Sequence[Choice]) -> list[str]:
+    """The arms that a reader would look for in vain, and how many of their runs diverged."""
+    shown = {choice[:3] for choice in choices if choice.ids}
+    shares = {choice[:3]: f" ({choice.diverged_share} diverged)" for choice in choices}
+    planned = dict.fromkeys(zip(prepared["setting"], prepared["dataset"], prepared["arm"]))
+    several = len({key[:2] for key in planned}) > 1
+    return [
+        key[2] + (f" on {panel_title(key[0], key[1])}" if several else "") + shares.get(key, "")
+        for key in planned
+        if key not in shown
+    ]
+
+
+def panels(choices: Sequence[Choice]) -> list[tuple[str, str]]:
+    """The distinct (setting, dataset) pairs, in the order of the plan."""
+    return list(dict.fromkeys((choice.setting, choice.dataset) for choice in choices))
+
+
+def panel_title(setting: str, dataset: str) -> str:
+    return ", ".join(part for part in (dataset, setting) if part)

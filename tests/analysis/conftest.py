@@ -1,0 +1,10 @@
+from pathlib import Path
+
+import pytest
+
+from ablora.store.roots import Roots
+
+
+@pytest.fixture
+def roots(tmp_path: Path) -> Roots:
+    return Roots(tmp_path / "runs", tmp_path / "studies", tmp_path / "cache")

@@ -1,0 +1,206 @@
+"""The command line. Each command imports what it needs when it is given: `ablora status` starts in a moment."""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from ablora.spec import BadInput, check
+
+NEWCOMER = """\
+ablora: which low-rank adaptation method is best for a model and a task, and why
+
+  ablora run method=milora rank=8 train.lr=1e-3            one run, with a live progress bar
+  ablora run -m method=lora,pissa,milora seed=0,1,2        a study: every combination
+  ablora plan -m method=lora,pissa,milora seed=0,1,2       what that would do, without doing it
+  ablora status STUDY                                      where each of its runs stands
+  ablora figures STUDY                                     its figures and tables
+
+All commands: ablora --help. Every configuration key: ablora run --cfg job"""
+
+MULTIRUN = {"-m", "--multirun"}
+
+
+class Command(NamedTuple):
+    """A subcommand: what it takes, one line of help, and what it does with its arguments."""
+
+    takes: str
+    help: str
+    main: Callable[[Sequence[str]], int]
+
+
+def run(arguments: Sequence[str]) -> int:
+    from ablora.config import ask, hand_over, is_hydras
+
+    if any(map(is_hydras, arguments)):
+        return hand_over(arguments)
+    overrides, flags = _split(arguments, {*MULTIRUN, "--retry"})
+    question = ask(overrides, multirun=bool(flags & MULTIRUN))
+    from ablora.study.main import answer
+
+    return answer(question.cells, question.execution, question.arguments, question.sweeping, "--retry" in flags)
+
+
+def plan(arguments: Sequence[str]) -> int:
+    from ablora.config import ask
+
+    overrides, flags = _split(arguments, MULTIRUN)
+    question = ask(overrides, multirun=bool(flags))
+    from ablora.study.dry_run import describe
+
+    print("\n".join(describe(question.cells, question.execution)))
+    return 0
+
+
+def status(arguments: Sequence[str]) -> int:
+    parser = _parser("status")
+    parser.add_argument("study", metavar="STUDY", nargs="?")
+    parser.add_argument("--check-stale", action="store_true", help="hash every done run's specification and data again")
+    given = parser.parse_args(arguments)
+    from ablora.store.roots import Roots
+    from ablora.study.manifest import existing_study, names
+    from ablora.study.status import counts, standings, table, with_stale
+
+    roots = Roots.from_environment()
+    if given.study is None:
+        for name in names(roots):
+            print(f"{name}: {counts(standings(roots, existing_study(roots, name).rows()))}")
+        return 0
+    study = existing_study(roots, given.study)
+    rows = study.rows()
+    found = standings(roots, rows)
+    print("\n".join(table(study, rows, with_stale(roots, found) if given.check_stale else found)))
+    return 0
+
+
+def resume(arguments: Sequence[str]) -> int:
+    parser = _parser("resume")
+    parser.add_argument("study", metavar="STUDY")
+    given = parser.parse_args(arguments)
+    from ablora.study import main
+
+    return main.resume(given.study)
+
+
+def retry(arguments: Sequence[str]) -> int:
+    parser = _parser("retry")
+    parser.add_argument("study", metavar="STUDY")
+    parser.add_argument("--only", metavar="CLASS", help="only failures of this class, such as out_of_memory")
+    given = parser.parse_args(arguments)
+    from ablora.study import main
+
+    return main.retry(given.study, given.only)
+
+
+def collect(arguments: Sequence[str]) -> int:
+    parser = _parser("collect")
+    parser.add_argument("study", metavar="STUDY")
+    given = parser.parse_args(arguments)
+    from ablora.store.roots import Roots
+    from ablora.study.manifest import existing_study
+    from ablora_analysis import table
+
+    roots = Roots.from_environment()
+    print(table.collect(roots, existing_study(roots, given.study).name))
+    return 0
+
+
+def figures(arguments: Sequence[str]) -> int:
+    parser = _parser("figures")
+    parser.add_argument("study", metavar="STUDY", nargs="?")
+    given = parser.parse_args(arguments)
+    from ablora.store.roots import Roots
+    from ablora.study.manifest import existing_study
+    from ablora_analysis.figures import main
+
+    roots = Roots.from_environment()
+    name = given.study and existing_study(roots, given.study).name
+    for path in main.draw_all(roots, name):
+        print(path)
+    return 0
+
+
+def sync(arguments: Sequence[str]) -> int:
+    parser = _parser("sync")
+    parser.add_argument("study", metavar="STUDY", nargs="?")
+    given = parser.parse_args(arguments)
+    from ablora.store.roots import Roots
+    from ablora.study.manifest import existing_study
+    from ablora.track import sync
+
+    roots = Roots.from_environment()
+    name = given.study and existing_study(roots, given.study).name
+    return sync.sync(roots, name)
+
+
+def pretrain(arguments: Sequence[str]) -> int:
+    from ablora.models.pretrain import cli
+
+    return cli.main(list(arguments)) or 0
+
+
+COMMANDS = {
+    "run": Command("[-m] [--retry] OVERRIDES", "one run, or with -m or +sweeps=NAME a study", run),
+    "plan": Command("[-m] OVERRIDES", "what run would do with the same arguments; writes nothing", plan),
+    "status": Command("[STUDY] [--check-stale]", "where each run of a study stands", status),
+    "resume": Command("STUDY", "go on with a study from its manifest", resume),
+    "retry": Command("STUDY [--only CLASS]", "run a study's failed runs again", retry),
+    "collect": Command("STUDY", "one table of a study's results (parquet and CSV)", collect),
+    "figures": Command("[STUDY]", "draw every figure and table from the run folders", figures),
+    "sync": Command("[STUDY]", "upload what was tracked offline", sync),
+    "pretrain": Command("...", "train the embedded base model again", pretrain),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code: 0 done, 2 the user's mistake, 3 runs that are not done, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments:
+        print(NEWCOMER)
+        return 0
+    name, *rest = arguments
+    if name in ("-h", "--help"):
+        print("\n".join(f"  ablora {key} {c.takes:<28} {c.help}" for key, c in COMMANDS.items()))
+        return 0
+    if name in ("-sc", "--shell-completion"):
+        from ablora.config import hand_over
+
+        return hand_over(arguments, commands=tuple(COMMANDS))
+    try:
+        check(name in COMMANDS, "COMMAND", name, _legal_commands(name))
+        return COMMANDS[name].main(rest)
+    except KeyboardInterrupt:
+        return 130
+    except ValueError as error:
+        if not _is_users(error):
+            raise
+        print(f"ablora: {error}", file=sys.stderr)
+        return 2
+
+
+def _is_users(error: ValueError) -> bool:
+    from ablora.data._base import DataError
+
+    return isinstance(error, BadInput | DataError)
+
+
+def _legal_commands(name: str) -> str:
+    close = difflib.get_close_matches(name, COMMANDS, n=1)
+    return f"{f'did you mean {close[0]}? ' if close else ''}one of {', '.join(COMMANDS)}"
+
+
+def _parser(name: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"ablora {name}", description=COMMANDS[name].help)
+
+
+def _split(arguments: Sequence[str], legal: set[str]) -> tuple[list[str], set[str]]:
+    """Overrides and flags, in any order."""
+    flags = {argument for argument in arguments if argument.startswith("-")}
+    for flag in flags:
+        check(flag in legal, "flag", flag, f"one of {', '.join(sorted(legal))}")
+    return [argument for argument in arguments if argument not in flags], flags
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""The application as Hydra sees it: the ordinary `hydra.main`, and what the Sweeper plug-in calls."""
+
+import sys
+from collections.abc import Sequence
+
+import hydra
+from hydra.core.config_loader import ConfigLoader
+from omegaconf import DictConfig, OmegaConf
+
+from ablora.config.axes import EXECUTION
+from ablora.config.loader import CONFIG, conf_dir, translated
+from ablora.config.question import Question, ask_with
+from ablora.spec import BadInput
+from ablora.study.cell import Cell
+from ablora.study.execution import execution_of
+
+
+def hydra_main() -> None:
+    """One run, or with `-m` whatever sweeper is configured; a user's mistake is one message and exit code 2."""
+    try:
+        with translated():
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=CONFIG)(_run_one)()
+    except BadInput as error:
+        leave(error)
+
+
+def sweep(loader: ConfigLoader, always: Sequence[str], arguments: Sequence[str]) -> None:
+    """A multirun that came through Hydra: the same study that `ablora run -m` makes."""
+    try:
+        question = ask_with(loader, arguments, multirun=True, always=always)
+        _answer(question)
+    except BadInput as error:
+        leave(error)
+
+
+def leave(error: BadInput) -> None:
+    """Hydra would print a traceback and exit with 1."""
+    print(f"ablora: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _run_one(config: DictConfig) -> None:
+    try:
+        with translated():
+            tree = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(tree, dict)
+        cell = Cell({key: value for key, value in tree.items() if key not in EXECUTION}, {}, ())
+        _answer(Question((cell,), execution_of(tree), (), sweeping=False))
+    except BadInput as error:
+        leave(error)
+
+
+def _answer(question: Question) -> None:
+    from ablora.study.main import answer  # late: it imports torch, and `--help` needs none of it
+
+    if code := answer(question.cells, question.execution, question.arguments, question.sweeping):
+        sys.exit(code)

@@ -1,0 +1,79 @@
+"""Hydra's configuration loader over conf/, and its errors in our words."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra import initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from ablora.spec import BadInput
+
+CONFIG = "config"
+"""The primary file: conf/config.yaml."""
+
+
+def conf_dir() -> Path:
+    """The folder conf/: inside the package in an installed wheel, there a link to the repository's in a checkout."""
+    return (Path(__file__).parents[1] / "conf").resolve()
+
+
+@contextmanager
+def open_loader() -> Iterator[ConfigLoader]:
+    """A loader of our own over conf/; Hydra keeps one per process, so it is given back at the end."""
+    with translated(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        yield GlobalHydra.instance().config_loader()
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Hydra's and OmegaConf's complaints about a user's input, as ours."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _as_bad_input(error) from error
+
+
+def _as_bad_input(error: Exception) -> BadInput:
+    said: BaseException = error
+    while not str(said) and said.__cause__ is not None:  # the loader wraps OmegaConf's errors without their text
+        said = said.__cause__
+    text = " ".join(line.strip() for line in str(said).splitlines() if line.strip())
+    return BadInput("override", getattr(said, "full_key", None) or "on the command line or in conf/", text)
+
+
+def load(loader: ConfigLoader, overrides: list[str]) -> DictConfig:
+    """Hydra's own composition of one cell."""
+    with translated():
+        return loader.load_configuration(CONFIG, overrides, run_mode=RunMode.RUN)
+
+
+def parse(loader: ConfigLoader, arguments: list[str]) -> list[Override]:
+    """The arguments by Hydra's grammar; one that it cannot read is named."""
+    parser = OverridesParser.create(config_loader=loader)
+    found = []
+    for argument in arguments:
+        try:
+            found.extend(parser.parse_overrides([argument]))
+        except HydraException as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise BadInput("override", argument, f"key=value in Hydra's grammar ({reason})") from error
+    return found
+
+
+def is_group(loader: ConfigLoader, name: str) -> bool:
+    return bool(loader.get_group_options(name) if "." not in name else ())
+
+
+def require_choice(loader: ConfigLoader, group: str, value: str) -> None:
+    """Refuse a value that the group has no file for; the message lists those it has."""
+    options = sorted(loader.get_group_options(group))
+    if value not in options:
+        raise BadInput(group, value, f"one of {', '.join(options) or '(none exist)'}")

@@ -1,0 +1,48 @@
+"""What a place to run does: drain a job's packs. Its value is one of conf/cluster."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ablora.store.claims import latest
+from ablora.store.roots import Roots
+from ablora.store.run_folder import folder_of
+from ablora.track import TrackerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that a worker is told: which runs, and where things are. What a run is, it reads in the run's folder."""
+
+    packs: tuple[tuple[str, ...], ...]
+    """Run ids; the runs of one pack train together."""
+    roots: Roots
+    study: str | None
+    tracker: TrackerConfig
+
+    @property
+    def runs(self) -> list[str]:
+        return [run for pack in self.packs for run in pack]
+
+    def claims(self) -> dict[str, int]:
+        """The newest claim's generation of every run, now; -1 for a run that was never claimed."""
+        return {run: latest(folder_of(self.roots, run)) for run in self.runs}
+
+
+class Cluster(Protocol):
+    """A frozen dataclass of its settings, and the behaviour."""
+
+    def drain(self, job: Job, folder: Path | None) -> None:
+        """Try every run of the job once and return; how each went is in its folder.
+
+        `folder` is the study's folder for what the place itself needs to write (none for a single run without a
+        study). Raises `Interrupted` after an interrupt, when the runs have been left resumable.
+        """
+        ...
+
+    @property
+    def needs_folder(self) -> bool: ...
+
+
+class Interrupted(Exception):  # noqa: N818 -- what happened
+    """The user or the system stopped the work; checkpoints are written, and the same command goes on."""

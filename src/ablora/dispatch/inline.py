@@ -1,0 +1,29 @@
+"""cluster=inline: this process, one pack after another, with a live progress bar."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ablora.dispatch.base import Job
+from ablora.dispatch.progress import RunProgress
+from ablora.spec import check
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inline:
+    """Run here and now."""
+
+    threads: int | None = None
+    """Threads of a run's matrix products; null: as many as torch takes by itself."""
+
+    def __post_init__(self) -> None:
+        check(self.threads is None or self.threads >= 1, "threads", self.threads, "null, or an integer of at least 1")
+
+    @property
+    def needs_folder(self) -> bool:
+        return False
+
+    def drain(self, job: Job, folder: Path | None) -> None:
+        from ablora.dispatch.job import work  # late: it imports torch, and a refused command should answer at once
+
+        with RunProgress(total=len(job.runs)) as progress:
+            work(job, [progress], self.threads)

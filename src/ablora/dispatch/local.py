@@ -1,0 +1,123 @@
+"""cluster=local: worker processes on this machine, started through submitit, that drain the packs between them.
+
+submitit's LocalExecutor starts all its jobs at once, so a job here is a worker, not a pack; the claims see to it that
+no run is executed twice. Workers outlive their parent: after a kill of the parent they finish, and the same command
+finds what they did.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from submitit import LocalExecutor
+from submitit.local.local import LocalJob
+
+from ablora.dispatch.base import Interrupted, Job
+from ablora.dispatch.progress import StudyProgress
+from ablora.dispatch.worker import work_in_worker
+from ablora.spec import check
+from ablora.store.claims import is_held
+from ablora.store.run_folder import folder_of
+
+YEAR_MIN = 365 * 24 * 60
+"""submitit would otherwise send a time-out signal after two minutes."""
+LOOK_S = 0.25
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Local:
+    """Several worker processes on this machine."""
+
+    workers: int = 2
+    threads: int | None = None
+    """Threads of each worker; null: the machine's cores shared evenly."""
+
+    def __post_init__(self) -> None:
+        check(self.workers >= 1, "workers", self.workers, "an integer of at least 1")
+        check(self.threads is None or self.threads >= 1, "threads", self.threads, "null, or an integer of at least 1")
+
+    @property
+    def needs_folder(self) -> bool:
+        return True
+
+    def drain(self, job: Job, folder: Path | None) -> None:
+        assert folder is not None
+        count = min(self.workers, len(job.packs))
+        threads = self.threads or max(1, len(os.sched_getaffinity(0)) // count)
+        workers = _start(job, folder / "jobs", count, threads)
+        try:
+            _wait(workers, job)
+        except KeyboardInterrupt as stop:
+            print("ablora: stopping; runs are checkpointed at their next step", file=sys.stderr)
+            for worker in filter(lambda w: not w.done(), workers):  # submitit's controllers forward it
+                _terminate(worker)
+            _wait(workers, job)
+            raise Interrupted from stop
+
+
+def _start(job: Job, folder: Path, count: int, threads: int) -> list[LocalJob]:
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob("*.save_tmp"):  # of a process that was killed; submitit would refuse to go on
+        leftover.unlink()
+    executor = LocalExecutor(folder)
+    executor.update_parameters(timeout_min=YEAR_MIN)
+    with _environment(job), _ignoring_interrupts():
+        # submitit hides the GPUs from local jobs that ask for none; a worker sees what this process sees.
+        visible, seen = os.environ.get("CUDA_VISIBLE_DEVICES"), job.claims()
+        return [executor.submit(work_in_worker, job, seen, threads, visible) for _ in range(count)]
+
+
+def _wait(workers: Sequence[LocalJob], job: Job) -> None:
+    """Until every worker is gone; a worker's death is seen in its runs, which show as lost."""
+    open_runs = {run: folder_of(job.roots, run) for run in job.runs}
+    with StudyProgress(total=len(open_runs)) as progress:
+        while True:
+            alive = [worker for worker in workers if not worker.done()]
+            for run, folder in list(open_runs.items()):
+                if folder.result.exists() or folder.failure.exists():
+                    progress.ended(open_runs.pop(run))
+            if not alive:
+                return
+            progress.running(sum(map(is_held, open_runs.values())))
+            time.sleep(LOOK_S)
+
+
+def _terminate(worker: LocalJob) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(int(worker.job_id), signal.SIGTERM)  # submitit's own cancel() sends SIGINT, to which it is deaf
+
+
+@contextmanager
+def _environment(job: Job) -> Iterator[None]:
+    """What the workers inherit: the same folders, and no bytecode written into a source tree that others share."""
+    wanted = {**job.roots.environment(), "PYTHONDONTWRITEBYTECODE": "1"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """Processes started inside are deaf to the terminal's Ctrl-C, which goes to the whole foreground group: submitit's
+    controller would answer it by killing its worker after one second, in the middle of a step."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,97 @@
+"""Cells to runs: build, validate and hash every one of them before anything is written."""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ablora.data._base import DataError
+from ablora.method.plan import check_cell
+from ablora.spec import BadInput, RunSpec, run_id
+from ablora.study.cell import Cell
+from ablora.study.manifest import Row
+from ablora.tree import build
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What should exist."""
+
+    rows: tuple[Row, ...]
+    """One per cell, in the question's order; a cell that is the same run as an earlier one says so."""
+    specs: dict[str, RunSpec]
+    """By run id, in the order of their first cells."""
+    parameters: dict[str, int]
+    """Trainable parameters by run id."""
+
+
+def make(cells: Sequence[Cell], check: Callable[[RunSpec], int] | None = None) -> Plan:
+    """The plan of some cells; if any is not legal, one `BadInput` names the first and counts the others.
+
+    Every distinct data set is loaded once, so that a missing file or a row without its fields is found here and not
+    in the middle of the night.
+    """
+    check = check or check_cell
+    rows: list[Row] = []
+    specs: dict[str, RunSpec] = {}
+    parameters: dict[str, int] = {}
+    packs: dict[str, int] = {}
+    mistakes: list[tuple[Cell, BadInput]] = []
+    data = _Data()
+    for cell in cells:
+        try:
+            spec = build(cell.tree, RunSpec)
+            data.require(spec.dataset)
+            run = run_id(spec)
+            if run not in specs:
+                parameters[run] = check(spec)
+        except (BadInput, DataError) as error:
+            mistakes.append((cell, error if isinstance(error, BadInput) else _in_data(cell, error)))
+            continue
+        duplicate = run if run in specs else None
+        specs.setdefault(run, spec)
+        pack = packs.setdefault(run, len(packs))  # packs of one run
+        rows.append(Row(run, cell.labels, method_name(spec), pack, cell.why, duplicate))
+    if mistakes:
+        cell, error = mistakes[0]
+        raise cell.blame(error, others=len(mistakes) - 1) from error
+    return Plan(tuple(rows), specs, parameters)
+
+
+def method_name(spec: RunSpec) -> str:
+    return getattr(spec.method, "name", type(spec.method).__name__)
+
+
+def _in_data(cell: Cell, error: DataError) -> BadInput:
+    tree = cell.tree.get("dataset")
+    return BadInput("dataset", tree.get("name") if isinstance(tree, Mapping) else tree, str(error))
+
+
+class _Data:
+    """Loads each distinct data set once; remembers the complaint of one that cannot be loaded."""
+
+    def __init__(self) -> None:
+        self.complaints: dict[Any, DataError | None] = {}
+
+    def require(self, dataset: Any) -> None:
+        if dataset not in self.complaints:
+            try:
+                dataset.load()
+                self.complaints[dataset] = None
+            except DataError as error:
+                self.complaints[dataset] = error
+        if (complaint := self.complaints[dataset]) is not None:
+            raise complaint
+
+
+def derived_name(plan: Plan) -> str:
+    """A study's name from its question: data set, swept axes, and six digits of the set of its runs."""
+    spec = next(iter(plan.specs.values()))
+    axes = dict.fromkeys(key for row in plan.rows for key in row.labels)
+    dataset = getattr(spec.dataset, "name", type(spec.dataset).__name__.lower())
+    words = [] if "dataset" in axes else [dataset]
+    words += [re.split(r"[./]", key)[-1] for key in axes]
+    digits = hashlib.sha256("".join(sorted(plan.specs)).encode()).hexdigest()[:6]
+    slug = "-".join(re.sub(r"[^a-z0-9]+", "_", word.lower()).strip("_") for word in words)
+    return f"{slug[:60]}-{digits}"

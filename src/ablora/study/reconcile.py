@@ -1,0 +1,50 @@
+"""What is missing: compare what should exist with what does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ablora.spec import check
+from ablora.store.roots import Roots
+from ablora.store.run_folder import folder_of
+from ablora.study.manifest import Row
+from ablora.study.status import Standing, failure_class_of, standings
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """The difference between a study and the run folders."""
+
+    found: dict[str, Standing]
+    packs: tuple[tuple[str, ...], ...]
+    """The runs to be sent, by their packs: never run, stopped, or lost."""
+
+    def having(self, state: str) -> list[str]:
+        return [run for run, standing in self.found.items() if standing.state == state]
+
+
+def reconcile(roots: Roots, rows: Sequence[Row]) -> Gap:
+    """Skips what is done, what a living process holds, and what failed; a result that cannot be read is an error that
+    names the file: it would otherwise be counted as done, or be overwritten without a word."""
+    found = standings(roots, rows)
+    for run, standing in found.items():
+        if standing.state == "done":
+            folder_of(roots, run).read_result()
+    packs: dict[int, list[str]] = {}
+    for row in rows:
+        if row.duplicate_of is None and found[row.id].state in ("planned", "lost"):
+            packs.setdefault(row.pack, []).append(row.id)
+    return Gap(found, tuple(tuple(packs[number]) for number in sorted(packs)))
+
+
+def clear_failures(roots: Roots, rows: Sequence[Row], only: str | None) -> list[str]:
+    """Set failures aside as failure.<n>.json, so that the runs are tried again; all, or those of one class."""
+    failed = [run for run, standing in standings(roots, rows).items() if standing.state == "failed"]
+    classes = {run: failure_class_of(folder_of(roots, run)) for run in failed}
+    legal = f"the class of a failed run of this study: {', '.join(sorted(set(classes.values()))) or 'none has failed'}"
+    check(only is None or only in classes.values(), "--only", only, legal)
+    chosen = [run for run in failed if only in (None, classes[run])]
+    for run in chosen:
+        folder = folder_of(roots, run)
+        number = sum(1 for _ in folder.path.glob("failure.*.json"))
+        folder.failure.rename(folder.path / f"failure.{number}.json")
+    return chosen

@@ -1,0 +1,70 @@
+"""A training that costs nothing, for tests of what happens around it: the seed says how a run goes."""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+
+from ablora.store import atomic, lines
+from ablora.store.claims import Claim, Fenced
+from ablora.store.roots import Roots
+from ablora.store.run_folder import RunFolder
+from ablora.train.observe import Observer
+from ablora.train.stop import Stopped, stop_flag
+
+MEMORY, DISK, BUG, DIES, SLOW, FENCED, DIVERGES = 101, 102, 103, 104, 105, 106, 107
+"""Seeds of runs that do not go well."""
+
+
+def execute(
+    pack: Sequence[RunFolder],
+    claims: Sequence[Claim],
+    roots: Roots,
+    observers: Sequence[Observer],
+    threads: int | None = None,
+) -> None:
+    """Has the contract of `ablora.train.execute.execute`; appends a line to executed.txt for every start."""
+    for folder in pack:
+        with (folder.path / "executed.txt").open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        _run(folder, observers)
+
+
+def _run(folder: RunFolder, observers: Sequence[Observer]) -> None:
+    spec = folder.read_spec()
+    begun = max((record["step"] for record in lines.read(folder.metrics)), default=0)
+    for observer in observers:
+        observer.started(folder, spec, begun)
+    with stop_flag() as flag:
+        for step in range(begun + 1, 4 if spec.seed != SLOW else 600):
+            record = {"kind": "train", "step": step, "loss_nats": 1 / step, "lr": spec.train.lr}
+            lines.append(folder.metrics, [record])
+            for observer in observers:
+                observer.recorded(folder, record)
+            time.sleep(0.05 if spec.seed == SLOW else 0)
+            if flag.reason is not None:
+                raise Stopped(flag.reason)
+            if step == 2 and _go_wrong(folder, spec.seed, begun):
+                return
+    atomic.write_json(folder.result, {"schema": 1, "id": folder.id, "step": 3, "metrics": {"answer_loss_nats": 1.0}})
+    for observer in observers:
+        observer.finished(folder, "done")
+
+
+def _go_wrong(folder: RunFolder, seed: int, begun: int) -> bool:
+    match seed:
+        case 101:
+            raise MemoryError("4 GiB asked for")
+        case 102:
+            raise OSError(28, "No space left on device")
+        case 103:
+            raise ZeroDivisionError("division by zero")
+        case 104 if begun == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        case 106:
+            raise Fenced(f"run {folder.id}: claim 0 was taken over")
+        case 107:
+            failure = {"schema": 1, "id": folder.id, "class": "diverged", "message": "loss is nan", "step": 2}
+            atomic.write_json(folder.failure, {**failure, "traceback": ""})
+            return True
+    return False

@@ -31,6 +31,7 @@ class Command(NamedTuple):
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Run one cell, or with `-m` or a sweep file a study of them; some arguments are Hydra's own to answer."""
     from ablora.config import ask, hand_over, is_hydras
 
     if any(map(is_hydras, arguments)):
@@ -43,6 +44,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def plan(arguments: Sequence[str]) -> int:
+    """Print what `run` would do."""
     from ablora.config import ask
 
     overrides, flags = _split(arguments, MULTIRUN)
@@ -54,6 +56,7 @@ def plan(arguments: Sequence[str]) -> int:
 
 
 def status(arguments: Sequence[str]) -> int:
+    """Print where every run of a study stands, or the counts of every study."""
     parser = _parser("status")
     parser.add_argument("study", metavar="STUDY", nargs="?")
     parser.add_argument("--check-stale", action="store_true", help="hash every done run's specification and data again")
@@ -75,6 +78,7 @@ def status(arguments: Sequence[str]) -> int:
 
 
 def resume(arguments: Sequence[str]) -> int:
+    """Go on with a study."""
     parser = _parser("resume")
     parser.add_argument("study", metavar="STUDY")
     given = parser.parse_args(arguments)
@@ -84,6 +88,7 @@ def resume(arguments: Sequence[str]) -> int:
 
 
 def retry(arguments: Sequence[str]) -> int:
+    """Go on with a study and try failed runs again."""
     parser = _parser("retry")
     parser.add_argument("study", metavar="STUDY")
     parser.add_argument("--only", metavar="CLASS", help="only failures of this class, such as out_of_memory")
@@ -94,6 +99,7 @@ def retry(arguments: Sequence[str]) -> int:
 
 
 def collect(arguments: Sequence[str]) -> int:
+    """Write a study's table and print where."""
     parser = _parser("collect")
     parser.add_argument("study", metavar="STUDY")
     given = parser.parse_args(arguments)
@@ -107,6 +113,7 @@ def collect(arguments: Sequence[str]) -> int:
 
 
 def figures(arguments: Sequence[str]) -> int:
+    """Draw figures and print where."""
     parser = _parser("figures")
     parser.add_argument("study", metavar="STUDY", nargs="?")
     given = parser.parse_args(arguments)
@@ -122,6 +129,7 @@ def figures(arguments: Sequence[str]) -> int:
 
 
 def sync(arguments: Sequence[str]) -> int:
+    """Upload what was tracked offline."""
     parser = _parser("sync")
     parser.add_argument("study", metavar="STUDY", nargs="?")
     given = parser.parse_args(arguments)
@@ -135,6 +143,7 @@ def sync(arguments: Sequence[str]) -> int:
 
 
 def pretrain(arguments: Sequence[str]) -> int:
+    """Hand over to the embedded base's recipe."""
     from ablora.models.pretrain import cli
 
     return cli.main(list(arguments)) or 0

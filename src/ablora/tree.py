@@ -1,4 +1,4 @@
-"""Plain trees (what YAML and JSON hold) to frozen dataclasses and back; unknown or mistyped fields are refused by name."""
+"""Plain trees (what YAML and JSON hold) to frozen dataclasses and back; unknown fields are refused by name."""
 
 import importlib
 import math
@@ -36,9 +36,11 @@ def locate(target: str) -> type:
           "a dataclass of ablora.*, or of a module listed in ABLORA_TRUSTED_MODULES")  # fmt: skip
     module, _, name = target.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise BadInput("_target_", target, f"an importable dataclass ({error})") from error
+        found = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # a module that the named one needs: not the user's mistake
+        raise BadInput("_target_", target, f"a dataclass in a module that exists ({error})") from error
     check(isinstance(found, type) and is_dataclass(found), "_target_", target, "the name of a dataclass")
     return found
 

@@ -15,7 +15,7 @@ from ablora.store import lines
 from ablora.store.run_folder import folder_of
 
 TESTS = Path(__file__).parents[1]
-LOCAL = ["train=quick", "cluster=local", "cluster.workers=2", "cluster.threads=1", "study=s"]
+LOCAL = ["train=quick", "tracker=off", "cluster=local", "cluster.workers=2", "cluster.threads=1", "study=s"]
 
 
 @pytest.fixture(autouse=True)

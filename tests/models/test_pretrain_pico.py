@@ -113,6 +113,9 @@ def test_spectrum_numbers_of_known_matrices():
 def test_each_token_is_scored_once_whatever_the_window():
     ids = [np.arange(5, 5 + n) for n in (1, 7, 8, 23)]
     for window, stride in ((8, 8), (8, 3), (64, 16)):
-        seen = [(s.document, t) for s in evaluate.spans(ids, window, min(stride, window - 1))
-                for t in s.tokens[len(s.tokens) - s.scored :]]
+        seen = [
+            (s.document, t)
+            for s in evaluate.spans(ids, window, min(stride, window - 1))
+            for t in s.tokens[len(s.tokens) - s.scored :]
+        ]
         assert sorted(seen) == [(i, t) for i, each in enumerate(ids) for t in each]

@@ -77,6 +77,17 @@ def test_resumed_equals_uninterrupted(tmp_path, ids):
         assert torch.equal(weight, parts["model"][name]), name
 
 
+@pytest.mark.slow
+def test_two_workers_agree_with_one(tmp_path, ids):
+    """After one step, within rounding: later steps amplify it through Muon's normalisation."""
+    recipe = Recipe(**{**TOY.__dict__, "steps": 1})
+    one = run(tmp_path / "one", recipe, ids)
+    train.train(tmp_path / "two", recipe, ids, KINDS, ids, workers=2)
+    two = torch.load(tmp_path / "two" / "checkpoint.pt", weights_only=True)
+    for name, weight in one["model"].items():
+        assert torch.allclose(weight, two["model"][name], atol=2e-3), name
+
+
 def test_micro_batches_do_not_change_the_gradient(ids):
     def gradient(micro):
         recipe = Recipe(**{**TOY.__dict__, "micro_windows": micro, "muon_lr": 0.0, "adamw_lr": 0.0})

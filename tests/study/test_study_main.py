@@ -13,7 +13,7 @@ from ablora.store.roots import Roots
 from ablora.store.run_folder import folder_of
 
 pytestmark = pytest.mark.usefixtures("fake")
-QUICK = ["train=quick"]
+QUICK = ["train=quick", "tracker=off"]
 
 
 def manifest(roots: Roots, name: str) -> list[dict]:

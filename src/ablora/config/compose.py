@@ -14,7 +14,7 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import OmegaConf
 
 from ablora.config.axes import EXECUTION, Axis
-from ablora.config.loader import is_group, load, translated
+from ablora.config.loader import is_group, load, plain
 from ablora.spec import BadInput, RunSpec, check
 
 SPEC_KEYS = tuple(f.name for f in fields(RunSpec))
@@ -37,9 +37,7 @@ class Composer:
         """The unresolved plain tree of some overrides, composed by Hydra."""
         key = (*self.always, *overrides)
         if key not in self.known:
-            with translated():
-                tree = OmegaConf.to_container(load(self.loader, list(key)), resolve=False)
-            assert isinstance(tree, dict)
+            tree = plain(load(self.loader, list(key)), resolve=False)
             tree.pop("hydra", None)
             self.known[key] = _require_known_keys(tree)
         return self.known[key]
@@ -79,12 +77,9 @@ class Composer:
 def resolve(tree: dict[str, Any]) -> dict[str, Any]:
     """The tree with every `${a.b}` replaced by what it refers to."""
     try:
-        resolved = _resolved(tree, tree, "", ())
+        return _resolved(tree, tree, "", ())
     except _Richer:
-        with translated():
-            resolved = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
-    assert isinstance(resolved, dict)
-    return resolved
+        return plain(OmegaConf.create(tree), resolve=True)
 
 
 def _resolved(value: Any, root: Mapping[str, Any], where: str, following: tuple[str, ...]) -> Any:
@@ -106,7 +101,8 @@ def _referred(text: str, root: Mapping[str, Any], where: str, following: tuple[s
         raise _Richer  # also a reference that comes back to itself: OmegaConf says so
     node: Any = root
     for part in match[1].split("."):
-        check(isinstance(node, Mapping) and part in node, where, text, "a reference to a key that exists")
+        if not isinstance(node, Mapping) or part not in node:
+            raise BadInput(where, text, "a reference to a key that exists")
         node = node[part]
         if isinstance(node, str) and "${" in node:
             node = _resolved(node, root, match[1], (*following, match[1]))

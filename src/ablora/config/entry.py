@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import hydra
 from hydra.core.config_loader import ConfigLoader
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ablora.config.axes import EXECUTION
-from ablora.config.loader import CONFIG, conf_dir, translated
+from ablora.config.loader import CONFIG, conf_dir, plain, translated
 from ablora.config.question import Question, ask_with
 from ablora.spec import BadInput
 from ablora.study.cell import Cell
@@ -41,9 +41,7 @@ def leave(error: BadInput) -> None:
 
 def _run_one(config: DictConfig) -> None:
     try:
-        with translated():
-            tree = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(tree, dict)
+        tree = plain(config, resolve=True)
         cell = Cell({key: value for key, value in tree.items() if key not in EXECUTION}, {}, ())
         _answer(Question((cell,), execution_of(tree), (), sweeping=False))
     except BadInput as error:

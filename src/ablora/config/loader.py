@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
@@ -11,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ablora.spec import BadInput
@@ -53,6 +54,12 @@ def load(loader: ConfigLoader, overrides: list[str]) -> DictConfig:
     """Hydra's own composition of one cell."""
     with translated():
         return loader.load_configuration(CONFIG, overrides, run_mode=RunMode.RUN)
+
+
+def plain(config: DictConfig, resolve: bool) -> dict[str, Any]:
+    """The configuration as plain dicts and lists: nothing beyond this package sees anything else."""
+    with translated():
+        return cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve))
 
 
 def parse(loader: ConfigLoader, arguments: list[str]) -> list[Override]:

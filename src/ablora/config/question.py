@@ -56,7 +56,8 @@ def _blocks(loader: ConfigLoader, composer: Composer, axes: Mapping[str, Axis]) 
     ]
     found = composer.base(chosen).get("sweep")
     legal = f"a mapping with `grid`: axes of sweeps/{name}.yaml, or a list of such blocks"
-    check(isinstance(found, Mapping) and bool(found), "sweep", found, legal)
+    if not isinstance(found, Mapping) or not found:
+        raise BadInput("sweep", found, legal)
     for key in found:
         check(key == "grid", f"sweep.{key}", found[key], legal)
     grid = found["grid"]

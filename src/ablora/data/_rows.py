@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -68,8 +69,21 @@ def fingerprint(files: Iterable[Readable]) -> str:
     """sha256 over the contents of the files, in the order given; neither names nor paths enter."""
     total = hashlib.sha256()
     for file in files:
-        total.update(hashlib.sha256(file.read_bytes()).digest())
+        total.update(digest(file))
     return total.hexdigest()
+
+
+def digest(file: Readable) -> bytes:
+    """sha256 of one file; a file that has not changed on disk is read once per process, not once per planned run."""
+    if not isinstance(file, Path) or not file.is_file():
+        return hashlib.sha256(file.read_bytes()).digest()
+    found = file.stat()
+    return _digest_of(file, found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+@lru_cache(maxsize=256)
+def _digest_of(file: Path, size: int, mtime_ns: int, inode: int) -> bytes:
+    return hashlib.sha256(file.read_bytes()).digest()
 
 
 def refuse_repeats(rows: Sequence[Row], field: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -10,7 +9,7 @@ from typing import ClassVar
 
 from ablora.data._base import DataError, Example, Splits
 from ablora.data._fields import as_tuple, check_count
-from ablora.data._rows import Row, fingerprint, read_json_lines
+from ablora.data._rows import Row, digest, fingerprint, read_json_lines
 from ablora.data._split import sample
 from ablora.data._worked import final_number, is_same_answer, question_key, worked_example
 
@@ -77,7 +76,7 @@ def frozen_files(folder: Traversable) -> tuple[Traversable, ...]:
     """The three files in a folder, checked against its sums; DataError names the one that differs."""
     try:
         lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
-        found = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
+        found = {name: digest(folder / name).hex() for name in FILES}
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror}); install the package again") from error
     wanted = {name: digest for digest, name in (line.split() for line in lines)}

@@ -11,10 +11,10 @@ import torch
 
 from ablora.data._base import DataError
 from ablora.dispatch.base import Interrupted, Job
-from ablora.spec import BadInput
+from ablora.spec import BadInput, RunSpec
 from ablora.store import atomic, lines
 from ablora.store.claims import Claim, Fenced, latest, release, take
-from ablora.store.run_folder import FailureClass, RunFolder, folder_of
+from ablora.store.run_folder import FailureClass, RunFolder, State, folder_of
 from ablora.track import make
 from ablora.train.execute import execute, write_failure
 from ablora.train.observe import Observer
@@ -137,14 +137,14 @@ class Guarded:
             print(f"ablora: {kind} stopped watching: {type(error).__name__}: {error}", file=sys.stderr)
             self.observer = None
 
-    def started(self, *arguments: Any) -> None:
-        self._tell("started", *arguments)
+    def started(self, folder: RunFolder, spec: RunSpec, step: int) -> None:
+        self._tell("started", folder, spec, step)
 
-    def recorded(self, *arguments: Any) -> None:
-        self._tell("recorded", *arguments)
+    def recorded(self, folder: RunFolder, record: Mapping[str, Any]) -> None:
+        self._tell("recorded", folder, record)
 
-    def timed(self, *arguments: Any) -> None:
-        self._tell("timed", *arguments)
+    def timed(self, folder: RunFolder, record: Mapping[str, Any]) -> None:
+        self._tell("timed", folder, record)
 
-    def finished(self, *arguments: Any) -> None:
-        self._tell("finished", *arguments)
+    def finished(self, folder: RunFolder, state: State) -> None:
+        self._tell("finished", folder, state)

@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from submitit import Job as Worker
 from submitit import LocalExecutor
-from submitit.local.local import LocalJob
 
 from ablora.dispatch.base import Interrupted, Job
 from ablora.dispatch.progress import StudyProgress
@@ -61,7 +61,7 @@ class Local:
             raise Interrupted from stop
 
 
-def _start(job: Job, folder: Path, count: int, threads: int) -> list[LocalJob]:
+def _start(job: Job, folder: Path, count: int, threads: int) -> list[Worker]:
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob("*.save_tmp"):  # of a process that was killed; submitit would refuse to go on
         leftover.unlink()
@@ -73,7 +73,7 @@ def _start(job: Job, folder: Path, count: int, threads: int) -> list[LocalJob]:
         return [executor.submit(work_in_worker, job, seen, threads, visible) for _ in range(count)]
 
 
-def _wait(workers: Sequence[LocalJob], job: Job) -> None:
+def _wait(workers: Sequence[Worker], job: Job) -> None:
     """Until every worker is gone; a worker's death is seen in its runs, which show as lost."""
     open_runs = {run: folder_of(job.roots, run) for run in job.runs}
     with StudyProgress(total=len(open_runs)) as progress:
@@ -88,7 +88,7 @@ def _wait(workers: Sequence[LocalJob], job: Job) -> None:
             time.sleep(LOOK_S)
 
 
-def _terminate(worker: LocalJob) -> None:
+def _terminate(worker: Worker) -> None:
     with suppress(ProcessLookupError):
         os.kill(int(worker.job_id), signal.SIGTERM)  # submitit's own cancel() sends SIGINT, to which it is deaf
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from ablora.spec import RunSpec
-from ablora.store.run_folder import RunFolder, State
+from ablora.store.run_folder import RunFolder, State, metric_name
 
 
 def _bars() -> Progress:
@@ -50,7 +50,8 @@ class RunProgress:
             self.facts["loss"] = f"loss {record['loss_nats']:.3f} nats"
             self._show(completed=record["step"])
         elif record.get("kind") == "eval":
-            for name, value in record["metrics"].items():
+            for metric, value in record["metrics"].items():
+                name = metric_name(record["split"], metric)
                 self.facts[name] = f"{name} {value:.3f}"
             self._show()
 

@@ -15,7 +15,7 @@ def dumps(record: dict[str, Any]) -> str:
 def append(path: Path, records: Iterable[dict[str, Any]]) -> None:
     """Add one line per record."""
     text = "".join(dumps(record) + "\n" for record in records)
-    with path.open("a", encoding="utf-8") as file:
+    with path.open("a", encoding="utf-8", newline="\n") as file:
         file.write(text)
 
 
@@ -29,7 +29,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     any other line that is no JSON is an error that names it."""
     if not path.exists():
         return
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8", newline="\n") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith("\n"):
                 return

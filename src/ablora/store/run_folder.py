@@ -12,6 +12,7 @@ checkpoint/        two slots; gone when the run is done
 adapter/           the final factors
 result.json        {"schema", "id", "step", "metrics": {...}, "trainable_parameters", "modules"}: written last
 failure.json       {"schema", "id", "class", "message", "traceback", "step"}
+track.json, uploaded.json, wandb/   the tracker's notes and its offline log: views, safe to delete
 """
 
 from dataclasses import dataclass
@@ -117,3 +118,8 @@ def create(roots: Roots, spec: RunSpec) -> RunFolder:
     if not folder.spec.exists():
         atomic.write_json(folder.spec, {"schema": SCHEMA, "id": folder.id, "spec": to_tree(spec)})
     return folder
+
+
+def metric_name(split: str, metric: str) -> str:
+    """A metric of the test split keeps its name, another's has the split in front: validation_answer_loss_nats."""
+    return metric if split == "test" else f"{split}_{metric}"

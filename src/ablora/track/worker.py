@@ -97,6 +97,7 @@ def _brief(error: Exception) -> str:
 
 
 def main() -> int:
+    """Obey the commands that come on standard input until it ends; answer on standard output."""
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)  # they are the trainer's business; the end of the input is ours
     answers = os.fdopen(os.dup(1), "w")

@@ -16,7 +16,7 @@ from ablora.spectra.library import Library
 from ablora.store import atomic, lines
 from ablora.store.claims import Claim
 from ablora.store.roots import Roots
-from ablora.store.run_folder import SCHEMA, FailureClass, RunFolder, State
+from ablora.store.run_folder import SCHEMA, FailureClass, RunFolder, State, metric_name
 from ablora.train import checkpoint
 from ablora.train.data import items_of, train_data
 from ablora.train.environment import append_environment, peak_rss_gib
@@ -216,24 +216,17 @@ def _evaluation_due(run: RunState) -> bool:
 
 
 def final_metrics(folder: RunFolder, step: int) -> dict[str, float]:
-    """The last evaluation's metrics and the last training loss.
-
-    A task named after a metric keeps the metric's name; another prefixes it: validation_answer_loss gives
-    validation_answer_loss_nats beside answer_loss's answer_loss_nats.
-    """
+    """The last evaluation's metrics and the last training loss; where two tasks give one name, the later one's task
+    stands in front of it."""
     out: dict[str, float] = {}
     for record in lines.read(folder.metrics):
         if record["kind"] == "train":
             out["train_loss_nats"] = record["loss_nats"]
         elif record["step"] == step:
-            for name, value in record["metrics"].items():
-                out[metric_name(record["task"], record["split"], name)] = value
+            for metric, value in record["metrics"].items():
+                name = metric_name(record["split"], metric)
+                out[f"{record['task']}_{name}" if name in out else name] = value
     return out
-
-
-def metric_name(task: str, split: str, metric: str) -> str:
-    """`metric` on the test split, `<split>_<metric>` on another."""
-    return metric if split == "test" else f"{split}_{metric}"
 
 
 def write_failure(folder: RunFolder, kind: FailureClass, error: BaseException, step: int) -> None:

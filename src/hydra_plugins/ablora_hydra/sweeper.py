@@ -25,15 +25,18 @@ class AbloraSweeper(Sweeper):
     """Hands all arguments to the study; with a launcher other than Hydra's basic one, to Hydra's basic sweeper."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.context, self.task_function, self.config = hydra_context, task_function, config
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:
+        assert self.config is not None
+        assert self.hydra_context is not None
+        assert self.task_function is not None
         if not self.config.hydra.launcher._target_.endswith("BasicLauncher"):
             from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
             basic = BasicSweeper(max_batch_size=None)
-            basic.setup(hydra_context=self.context, task_function=self.task_function, config=self.config)
+            basic.setup(hydra_context=self.hydra_context, task_function=self.task_function, config=self.config)
             return basic.sweep(arguments)
         from ablora.config import sweep
 
-        return sweep(self.context.config_loader, list(self.config.hydra.overrides.hydra), arguments)
+        return sweep(self.hydra_context.config_loader, list(self.config.hydra.overrides.hydra), arguments)

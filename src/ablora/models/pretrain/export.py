@@ -23,7 +23,7 @@ def load_state(checkpoint: Path | None, recipe: Recipe) -> LlamaForCausalLM:
 
 
 def export(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
-    """The model itself, rounded to bfloat16, its configuration and tokenizer: written aside, then each file renamed into place."""
+    """The model itself rounded to bfloat16, with its tokenizer: written aside, then each file renamed into place."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".aside-") as aside:
         model.bfloat16().save_pretrained(aside)

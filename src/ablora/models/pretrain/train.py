@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.multiprocessing.spawn as multiprocessing
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from transformers import LlamaForCausalLM
 
 from ablora.models.pretrain.recipe import Recipe, learning_rate_factor, pico_config
@@ -153,8 +153,13 @@ class Trainer:
             if self.step % self.recipe.log_every_steps == 0 or last:
                 mean = torch.tensor([sum(losses) / len(losses)])
                 average_([mean], self.workers)
-                row = (self.step, self.step * self.recipe.step_tokens, f"{mean.item():.4f}",
-                       f"{self.held_out_nats():.4f}", f"{self.elapsed_s():.0f}")
+                row = (
+                    self.step,
+                    self.step * self.recipe.step_tokens,
+                    f"{mean.item():.4f}",
+                    f"{self.held_out_nats():.4f}",
+                    f"{self.elapsed_s():.0f}",
+                )
                 losses = []
                 if self.rank == 0:
                     append_row(self.out / "pretrain_log.csv", dict(zip(LOG_FIELDS, row)))
@@ -211,4 +216,4 @@ def train(out: Path, recipe: Recipe, ids: list, kinds: list[str], held_out: list
     if workers == 1:
         work(0, *arguments)
     else:
-        multiprocessing.spawn(work, arguments, nprocs=workers)
+        spawn(work, arguments, nprocs=workers)

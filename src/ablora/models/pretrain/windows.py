@@ -24,7 +24,7 @@ class Windows:
     def __init__(self, ids: Sequence[np.ndarray], kinds: Sequence[str], recipe: Recipe) -> None:
         self.ids, self.recipe = ids, recipe
         self.members = np.repeat(np.arange(len(ids)), [REPEATS[kind] for kind in kinds])
-        tokens = sum(len(ids[i]) + 1 for i in self.members)
+        tokens = sum(len(ids[i]) + 1 for i in self.members.tolist())
         # the random offset costs up to one window
         self.epoch_windows = (tokens - recipe.window_tokens) // recipe.window_tokens
         if self.epoch_windows < 1:
@@ -35,7 +35,8 @@ class Windows:
         """One epoch: every document behind its <|endoftext|>, cut into windows without padding, both orders random."""
         random = np.random.default_rng([self.recipe.seed, epoch])
         end = np.array([END_ID], dtype=np.int32)
-        stream = np.concatenate([part for i in random.permutation(self.members).tolist() for part in (end, self.ids[i])])
+        order = random.permutation(self.members).tolist()
+        stream = np.concatenate([part for i in order for part in (end, self.ids[i])])
         offset = int(random.integers(self.recipe.window_tokens))
         size = self.epoch_windows * self.recipe.window_tokens
         packed = stream[offset : offset + size].reshape(self.epoch_windows, self.recipe.window_tokens)

@@ -141,8 +141,8 @@ def canonical(value: Any) -> Any:
             if not f.metadata.get("identity", True) or (f.metadata.get("added") and part == f.default):
                 continue
             out[f.name] = canonical(part)
-        if hasattr(value, "fingerprint"):
-            out["content"] = value.fingerprint()
+        if (fingerprint := getattr(value, "fingerprint", None)) is not None:
+            out["content"] = fingerprint()
         return out
     if isinstance(value, Mapping):
         return {key: canonical(part) for key, part in value.items()}

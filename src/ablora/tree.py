@@ -7,7 +7,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, cast, get_args, get_origin
 
 from ablora.spec import BadInput, check
 
@@ -42,7 +42,7 @@ def locate(target: str) -> type:
             raise  # a module that the named one needs: not the user's mistake
         raise BadInput("_target_", target, f"a dataclass in a module that exists ({error})") from error
     check(isinstance(found, type) and is_dataclass(found), "_target_", target, "the name of a dataclass")
-    return found
+    return cast(type, found)
 
 
 def build(tree: Any, hint: Any = Any) -> Any:

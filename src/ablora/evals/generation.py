@@ -1,8 +1,8 @@
 """Greedy generation, and whether the answer in it is the right one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -51,7 +51,10 @@ class Generation:
         flat = [prompt for run in prompts for prompt in [*run, *[(base.end_id,)] * (most - len(run))]]
         ids, mask = pad_left(flat, base.end_id)
         device = base.model.device
-        out = base.model.generate(
+        generate = cast(
+            Callable[..., Tensor], base.model.generate
+        )  # transformers' own mixin, typed as a module's attribute
+        out = generate(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
             max_new_tokens=self.max_new_tokens,

@@ -1,6 +1,7 @@
 """Which modules are adapted."""
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from ablora.spec import BadInput
 
@@ -12,7 +13,7 @@ def find_targets(model: nn.Module, targets: str | tuple[str, ...]) -> dict[str, 
     paper of the field adapts). Otherwise each entry is the end of a module's dotted name: q_proj, or layers.0.q_proj.
     An entry that matches nothing is refused.
     """
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
     if targets == "all-linear":
         return linear

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
@@ -70,7 +70,9 @@ class Base:
     @property
     def end_id(self) -> int:
         """The token that ends an answer."""
-        return int(self.tokenizer.convert_tokens_to_ids(self.tokenizer.eos_token))
+        end = self.tokenizer.eos_token_id
+        check(isinstance(end, int), "model", end, "a tokenizer with one end-of-text token")
+        return cast(int, end)
 
 
 def load(spec: Embedded | Local) -> Base:

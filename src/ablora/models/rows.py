@@ -1,11 +1,11 @@
 """The layout of tokens: a row is a run, its sequences back to back, and logits only where there are labels."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
@@ -63,8 +63,9 @@ def lay_out(runs: Sequence[Sequence[Sequence_]], device: torch.device | str = "c
             lengths[r].append(width - at)
     filled = torch.tensor([[sum(len(s.input_ids) for s in run)] for run in runs])
     real = torch.arange(width)[None] < filled
-    tensors = (ids, lengths, real, predicts, torch.tensor(labels, dtype=torch.long), torch.tensor(owner).long())
-    return Rows(*(t.to(device) if isinstance(t, Tensor) else t for t in tensors))
+    label_ids, owners = torch.tensor(labels, dtype=torch.long), torch.tensor(owner, dtype=torch.long)
+    at = torch.device(device)
+    return Rows(ids.to(at), lengths, real.to(at), predicts.to(at), label_ids.to(at), owners.to(at))
 
 
 def label_losses(model: PreTrainedModel, rows: Rows) -> Float[Tensor, " labels"]:
@@ -73,6 +74,6 @@ def label_losses(model: PreTrainedModel, rows: Rows) -> Float[Tensor, " labels"]
     At a vocabulary of 32,000 and labels at a quarter of the positions this took a fifth of the time of all logits.
     """
     hidden = model.base_model(**packed_inputs(rows.ids, rows.segments)).last_hidden_state
-    head = model.get_output_embeddings()
+    head = cast(nn.Module, model.get_output_embeddings())
     logits = head(hidden[rows.predicts])
     return F.cross_entropy(logits.float(), rows.labels, reduction="none")

@@ -39,7 +39,10 @@ def _umask() -> int:
 
 
 def write_text(path: Path, text: str, durable: bool = True) -> None:
-    replace(path, lambda aside: aside.write_text(text, encoding="utf-8") and None, durable)
+    def write(aside: Path) -> None:
+        aside.write_text(text, encoding="utf-8", newline="\n")
+
+    replace(path, write, durable)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 import torch
+from torch import nn
 
 from ablora.data._base import Dataset, Example, Splits
 from ablora.data.encode import Encoded, encode_all
@@ -47,7 +49,7 @@ def _encoded(
     dataset: Dataset, content: str, model: object, split: str, max_tokens: int, max_items: int | None, base: "_Key"
 ) -> tuple[Items, tuple[str, ...]]:
     examples: tuple[Example, ...] = getattr(_splits(dataset, content), split)[:max_items]
-    vocabulary = base.base.model.get_input_embeddings().num_embeddings
+    vocabulary = cast(nn.Embedding, base.base.model.get_input_embeddings()).num_embeddings
     done = encode_all(examples, base.base.tokenizer, max_tokens, vocab_size=vocabulary)
     kept = {e.item for e in done.items}
     return Items(dataset, tuple(e for e in examples if e.item in kept), done.items), done.dropped

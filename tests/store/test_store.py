@@ -7,11 +7,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ablora.spec import BadInput
-from ablora.store import atomic, claims, lines
+from ablora.store import atomic, claims, lines, tensors
 from ablora.store.roots import Roots
 from ablora.store.run_folder import RunFolder
 
@@ -42,6 +43,37 @@ def test_a_damaged_json_is_named(tmp_path, text):
     path.write_bytes(text.encode("latin1"))
     with pytest.raises(atomic.Corrupted, match=r"result\.json"):
         atomic.read_json(path)
+
+
+def _rewrite(path, rounds):
+    for i in range(rounds):
+        value = {"x": torch.full((200, 200), float(i % 7)), "step": torch.tensor(float(i))}
+        atomic.replace(path, lambda aside, value=value: tensors.write(aside, value, str(i)), durable=False)
+
+
+def test_tensors_are_whole_while_another_process_replaces_them(tmp_path):
+    path = tmp_path / "x.safetensors"
+    _rewrite(path, 1)
+    writer = multiprocessing.get_context("fork").Process(target=_rewrite, args=(path, 400))
+    writer.start()
+    while writer.is_alive():
+        found, note = tensors.read(path)
+        assert (found["x"] == int(note) % 7).all()
+        assert found["step"] == int(note)
+    writer.join()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+def test_tensors_round_trip(tmp_path, dtype):
+    value = {"a": torch.arange(6).reshape(2, 3).to(dtype), "b": torch.tensor(1).to(dtype)}
+    tensors.write(tmp_path / "x", value, "note")
+    found, note = tensors.read(tmp_path / "x")
+    assert note == "note"
+    assert all(torch.equal(found[k], value[k]) and found[k].dtype == dtype for k in value)
+    data = (tmp_path / "x").read_bytes()
+    (tmp_path / "x").write_bytes(data.replace(b"note", b"nope"))
+    with pytest.raises(tensors.Damaged):
+        tensors.read(tmp_path / "x")
 
 
 def test_a_result_of_another_run_is_refused(tmp_path):

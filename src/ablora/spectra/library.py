@@ -7,12 +7,10 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ablora.spectra.decompose import Spectrum, decompose
-from ablora.store import cache
+from ablora.store import cache, tensors
 from ablora.store.atomic import Corrupted
 
 REVISION = 1
@@ -54,28 +52,14 @@ def weight_key(weight: Tensor) -> str:
     return hashlib.sha256(header + plain.view(torch.uint8).numpy().tobytes()).hexdigest()[:32]
 
 
-def _digest(spectrum: Spectrum) -> str:
-    digest = hashlib.sha256()
-    for tensor in spectrum:
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _write(path: Path, spectrum: Spectrum) -> None:
-    save_file(spectrum._asdict(), path, metadata={"sha256": _digest(spectrum)})
+    tensors.write(path, spectrum._asdict())
 
 
 def _read(path: Path) -> Spectrum:
     try:
-        with safe_open(path, framework="pt") as file:
-            spectrum = Spectrum(*(file.get_tensor(name) for name in Spectrum._fields))
-            expected = (file.metadata() or {}).get("sha256")
-    except (SafetensorError, OSError) as error:
-        raise _corrupted(path, str(error)) from error
-    if _digest(spectrum) != expected:
-        raise _corrupted(path, "its sha256 is not the one written into it")
-    return spectrum
-
-
-def _corrupted(path: Path, found: str) -> Corrupted:
-    return Corrupted(os.fspath(path), found, "a decomposition; delete this file and it is made again from the weight")
+        found, _ = tensors.read(path)
+        return Spectrum(*(found[name] for name in Spectrum._fields))
+    except (tensors.Damaged, KeyError) as error:
+        legal = "a decomposition; delete this file and it is made again from the weight"
+        raise Corrupted(os.fspath(path), str(error), legal) from error

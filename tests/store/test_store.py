@@ -48,13 +48,13 @@ def test_a_damaged_json_is_named(tmp_path, text):
 def _rewrite(path, rounds):
     for i in range(rounds):
         value = {"x": torch.full((200, 200), float(i % 7)), "step": torch.tensor(float(i))}
-        atomic.replace(path, lambda aside, value=value: tensors.write(aside, value, str(i)), durable=False)
+        atomic.replace(path, lambda aside, v=value, n=str(i): tensors.write(aside, v, n), durable=False)
 
 
 def test_tensors_are_whole_while_another_process_replaces_them(tmp_path):
     path = tmp_path / "x.safetensors"
     _rewrite(path, 1)
-    writer = multiprocessing.get_context("fork").Process(target=_rewrite, args=(path, 400))
+    writer = multiprocessing.get_context("fork").Process(target=_rewrite, args=(path, 150))
     writer.start()
     while writer.is_alive():
         found, note = tensors.read(path)

@@ -36,7 +36,7 @@ demo: env ## the embedded study, its tables and figures; offline
 	@echo; echo "Look at studies/demo/figures/ and studies/demo/tables/; each run is a folder in runs/."
 
 demo-short: env ## the same with fewer steps, for continuous integration
-	@$(BIN)/ablora run -m +sweeps=demo study=demo_short train.max_steps=12 seed=0,1
+	@$(BIN)/ablora run -m +sweeps=demo study=demo_short train.max_steps=10
 	@$(BIN)/ablora collect demo_short
 	@$(BIN)/ablora figures demo_short
 

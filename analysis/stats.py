@@ -15,9 +15,10 @@ from scipy import optimize, stats
 
 from ablora.spec import BadInput, check
 
-Basis = Literal["seeds", "range", "items", "none"]
+Basis = Literal["seeds", "range", "items", "share", "none"]
 """What an interval speaks of: "seeds" a t interval over seeds; "range" least and greatest of two seeds, no interval;
-"items" a t interval over the items of one seed; "none" one number alone."""
+"items" a t interval over the items of one seed; "share" Wilson's, not symmetric, over items of one seed that are right
+or wrong; "none" one number alone."""
 
 
 class Summary(NamedTuple):
@@ -64,9 +65,15 @@ def summary(values: Iterable[float], level: float = 0.95) -> Summary:
 
 
 def over_items(frame: pd.DataFrame, level: float = 0.95) -> Summary:
-    """One seed's mean per weight, with the interval over its items: what other items would give to this one seed."""
+    """One seed's mean per weight, with the interval over its items: what other items would give to this one seed.
+
+    Items are right or wrong where `value` is a column of booleans; then the interval is Wilson's.
+    """
     (own,) = _matched(frame).values()
-    low, high, basis = _over_items(own.value, own.weight, level)
+    if frame["value"].dtype == bool:
+        low, high, basis = _of_share(own.value, level)
+    else:
+        low, high, basis = _over_items(own.value, own.weight, level)
     return Summary(float(own.value.sum() / own.weight.sum()), low, high, math.nan, 1, basis)
 
 
@@ -136,7 +143,8 @@ def minimum_detectable_difference(sd: float, seeds: int, alpha: float = 0.05, po
     upper = 1.0
     while missing_power(upper) < 0:
         upper *= 2
-    return float(optimize.brentq(missing_power, 0.0, upper)) * sd / math.sqrt(seeds)
+    root = optimize.root_scalar(missing_power, bracket=(0.0, upper), method="brentq").root
+    return float(root) * sd / math.sqrt(seeds)
 
 
 def smallest_p(seeds: int) -> float:
@@ -168,11 +176,23 @@ def _over_seeds(x: np.ndarray, level: float) -> tuple[float, float, Basis]:
     return float(x.mean()) - half, float(x.mean()) + half, "seeds"
 
 
+def _of_share(right: np.ndarray, level: float) -> tuple[float, float, Basis]:
+    """The score interval of Wilson (1927): all p with |k/n - p| <= z sqrt(p (1 - p) / n), for k right items of n.
+
+    None of 32 right is [0, 0.107], where a t interval has no width and claims certainty.
+    """
+    n, k, z = right.size, float(right.sum()), float(stats.norm.ppf((1 + level) / 2))
+    centre = (k + z**2 / 2) / (n + z**2)
+    half = z * math.sqrt(k * (n - k) / n + z**2 / 4) / (n + z**2)
+    # The ends are 0 and 1 there; a rounding would put the share outside its own interval.
+    return 0.0 if k == 0 else centre - half, 1.0 if k == n else centre + half, "share"
+
+
 def _over_items(difference: np.ndarray, weight: np.ndarray, level: float) -> tuple[float, float, Basis]:
-    n = difference.size
-    if n < 3:
+    """A t interval; none where all items agree, which says that they cannot tell the spread and not that it is zero."""
+    n, ratio = difference.size, difference.sum() / weight.sum()
+    if n < 3 or np.allclose(difference, ratio * weight, rtol=1e-9, atol=0.0):
         return math.nan, math.nan, "none"
-    ratio = difference.sum() / weight.sum()
     residual = (difference - ratio * weight) / weight.mean()
     half = _critical(level, n - 1) * float(residual.std(ddof=1)) / math.sqrt(n)
     return float(ratio) - half, float(ratio) + half, "items"

@@ -19,7 +19,7 @@ from ablora.store.roots import Roots
 from ablora.store.run_folder import RunFolder, folder_of
 from ablora_analysis.records import costs, curves, items
 
-__all__ = ["cells", "collect", "costs", "curves", "items", "metrics_of", "read_rows"]
+__all__ = ["cells", "collect", "costs", "curves", "items", "metrics_of", "names", "read_rows"]
 
 COLUMNS = {
     "id": "str", "state": "str", "failure_class": "str", "stale": "boolean", "problem": "str", "cells": "Int64",
@@ -92,13 +92,18 @@ def cells(roots: Roots, study: str, table: pd.DataFrame) -> pd.DataFrame:
         for cell in manifest(roots, study)
     ]
     own = pd.DataFrame(planned, dtype="str")
-    runs = table.drop(columns=["method", *(c for c in table if c.startswith(LABEL))])
+    runs = table.drop(columns=["method", *(c for c in names(table) if c.startswith(LABEL))])
     return own.merge(runs, on="id", how="left", validate="many_to_one")
+
+
+def names(table: pd.DataFrame) -> list[str]:
+    """The columns' names: ours are all text, while pandas' own types allow anything hashable."""
+    return [str(column) for column in table.columns]
 
 
 def metrics_of(table: pd.DataFrame) -> list[str]:
     """The columns that came from the runs' results."""
-    return [c for c in table if c not in COLUMNS and c not in DERIVED and not c.startswith(LABEL)]
+    return [c for c in names(table) if c not in COLUMNS and c not in DERIVED and not c.startswith(LABEL)]
 
 
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -106,7 +111,11 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     taken = sorted(set(metrics) & COLUMNS.keys())
     check(not taken, "metric", ", ".join(taken), "a name that is not a column of the table of runs")
     axes = list(dict.fromkeys(name for row in rows for name in row["labels"]))
-    columns = {name: pd.array([row.get(name) for row in rows], dtype=kind) for name, kind in COLUMNS.items()}
+    columns: dict[str, Any] = {}
+    for name, kind in COLUMNS.items():
+        values = [row.get(name) for row in rows]
+        # pandas' types have only the kinds that a call writes out; any name of a kind is legal when it runs.
+        columns[name] = pd.array(values, dtype=kind)  # pyright: ignore[reportArgumentType, reportCallIssue]
     for name in metrics:
         columns[name] = pd.array([_number(row.get("metrics", {}).get(name)) for row in rows], dtype="float64")
     for name in axes:

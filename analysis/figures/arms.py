@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from ablora.store.atomic import Corrupted
-from ablora_analysis.table import LABEL, metrics_of
+from ablora_analysis.table import LABEL, metrics_of, names
 
 USED, DIVERGED = "used", "diverged"
 _OWN_COLUMN = {"method", "seed", "train.lr", "dataset", "model", "rank"}
@@ -43,7 +43,7 @@ class Choice(NamedTuple):
 
 def prepare(cells: pd.DataFrame) -> pd.DataFrame:
     """The cells with their `arm`, `setting` and `fate`; a cell written twice is kept once."""
-    swept = [c.removeprefix(LABEL) for c in cells if c.startswith(LABEL)]
+    swept = [c.removeprefix(LABEL) for c in names(cells) if c.startswith(LABEL)]
     # A method without a rank may come without the label: that alone makes no second rank.
     varying = [axis for axis in swept if cells[LABEL + axis].nunique(dropna=axis == "rank") > 1]
     several = cells["method"].nunique() > 1

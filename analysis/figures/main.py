@@ -108,7 +108,9 @@ def chosen_items(roots: Roots, choices: Sequence[Choice], metrics: Sequence[str]
         if all(folder_of(roots, run).items(task).exists() for run in ids):
             found = table.items(roots, ids, task)
             weights = found[weight].astype(float) if weight else 1.0
-            out[metric] = found[["id", "item"]].assign(value=found[value].astype(float), weight=weights)
+            # Right or wrong stays boolean: so `stats.over_items` knows a share from a number that happens to be 0 or 1.
+            values = found[value] if found[value].dtype == bool else found[value].astype(float)
+            out[metric] = found[["id", "item"]].assign(value=values, weight=weights)
     return out
 
 

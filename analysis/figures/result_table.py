@@ -158,8 +158,8 @@ def _detectable(ties: stats.Ties | None) -> float:
 
 def _budget(choice: Choice, runs: pd.DataFrame) -> Budget:
     own = runs.loc[list(choice.ids)] if choice.ids else runs.iloc[:0]
-    size = [float(own[name].astype("float64").mean()) for name in ("trainable_parameters", "adapter_bytes")]
-    return Budget(choice.arm, choice.setting, choice.dataset, *size, choice.diverged_share)
+    parameters, size = (float(own[n].astype("float64").mean()) for n in ("trainable_parameters", "adapter_bytes"))
+    return Budget(choice.arm, choice.setting, choice.dataset, parameters, size, choice.diverged_share)
 
 
 def _notes(panels: Sequence[Panel]) -> list[str]:
@@ -170,10 +170,12 @@ def _notes(panels: Sequence[Panel]) -> list[str]:
         out.append("Interval: 95 % t over seeds, on these items.")
     if "range" in kinds:
         out.append("Two seeds: their range, no test.")
-    if "items" in kinds:
-        out.append("One seed: dashed interval over its items only, no test.")
+    if kinds & {"items", "share"}:
+        out.append("One seed: dashed 95 % interval over its items only, no test.")
+    if "share" in kinds:
+        out.append("[low, high] of a share: Wilson's.")
     if "none" in kinds:
-        out.append("One seed: no interval.")
+        out.append("No interval: one seed whose items all agree, are fewer than three or not recorded.")
     reasons = {cell.not_ranked for panel in panels for cell in panel.cells}
     if "edge" in reasons:
         out.append("† best rate is the least or greatest tried: not ranked.")
@@ -225,7 +227,7 @@ def draw(ax: Axes, panel: Panel, looks: Mapping[str, Look] | None = None) -> Non
     for y, cell in zip(rows, panel.cells):
         look, marked = looks[cell.arm], cell.best or cell.tied
         if not math.isnan(cell.score.low):
-            line = (0, (2, 1.5)) if cell.score.basis == "items" else "solid"
+            line = (0, (2, 1.5)) if cell.score.basis in ("items", "share") else "solid"
             ax.plot([cell.score.low, cell.score.high], [y, y], color=look.colour, linewidth=1.2, linestyle=line)
         size = 6.5 if look.marker == "*" else 4.5
         ax.plot([cell.score.mean], [y], linestyle="none", marker=look.marker, markersize=size, markeredgewidth=0.9,
@@ -242,10 +244,12 @@ def draw(ax: Axes, panel: Panel, looks: Mapping[str, Look] | None = None) -> Non
 
 
 def number(cell: Cell) -> str:
-    """The mean with as many digits as its unit needs, its mark, and half its interval's width."""
+    """The mean, its mark, and half its interval's width, or both ends where the interval is not symmetric."""
     mark = {"edge": "†", "diverged": "‡", "seeds": "§"}.get(cell.not_ranked, "")
-    half = f" ±{(cell.score.high - cell.score.low) / 2:.3f}" if cell.score.basis in ("seeds", "items") else ""
-    return f"{cell.score.mean:.3f}{mark}{half}"
+    low, high, basis = cell.score.low, cell.score.high, cell.score.basis
+    half = f" ±{(high - low) / 2:.3f}" if basis in ("seeds", "items") else ""
+    ends = f" [{low:.3f}, {high:.3f}]" if basis == "share" else ""
+    return f"{cell.score.mean:.3f}{mark}{half}{ends}"
 
 
 def label(arm: str, longest: int = 16) -> str:

@@ -35,7 +35,8 @@ _SPEAKS_OF = {
     "seeds": " [95 % t interval over seeds]",
     "range": " [two seeds: their range]",
     "items": " [one seed: 95 % interval over items only]",
-    "none": "",
+    "share": " [one seed: 95 % Wilson interval over items only]",
+    "none": " [no interval: one seed whose items all agree, are fewer than three or not recorded]",
 }
 
 

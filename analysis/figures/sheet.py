@@ -78,4 +78,6 @@ def _writer(figure: Figure, kind: str, metadata: Mapping[str, Any]) -> Callable[
 def rc() -> Any:
     """The style, for a `with` around making and saving a figure: matplotlib's defaults, not the user's own settings."""
     defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
-    return rc_context({**defaults, **style.RC})
+    # Any: the settings' names are a type of their own in newer matplotlib, and 3.9 has none to import.
+    wanted: dict[Any, Any] = {**defaults, **style.RC}
+    return rc_context(wanted)

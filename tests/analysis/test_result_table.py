@@ -2,8 +2,11 @@ import math
 from dataclasses import replace
 
 import pytest
+from matplotlib.figure import Figure
+from scipy.stats import binomtest
 from synthetic import Made, id_of, stale, write_study
 
+from ablora.store import atomic, lines
 from ablora.store.roots import Roots
 from ablora_analysis import table, text
 from ablora_analysis.figures import arms, result_table, result_text
@@ -67,6 +70,32 @@ def test_below_three_seeds_nothing_is_called_best(roots: Roots, num: int, basis:
     sheet = result_text.sheet(result)
     assert not any(entry.bold for row in sheet.rows for entry in row)
     assert any(("over items only" if num == 1 else "their range") in note for note in sheet.notes)
+
+
+def test_right_or_wrong_items_of_one_seed_claim_no_certainty(roots: Roots) -> None:
+    """Every answer of both arms is wrong: a share of 0 of 20, and differences without any spread."""
+    write_study(roots, "s", runs := [*seeds("lora", 1), *seeds("milora", 1)])
+    for made in runs:
+        path = roots.runs / id_of(made) / "evals" / "generation.jsonl"
+        lines.write(path, [{**record, "correct": False} for record in lines.read(path)])
+        result = roots.runs / id_of(made) / "result.json"
+        told = atomic.read_json(result)
+        atomic.write_json(result, told | {"metrics": told["metrics"] | {"exact_match": 0.0}})
+    found = result_of_existing(roots)
+    loss, match = found.panels
+    assert [cell.score.basis for cell in (*loss.cells, *match.cells)] == ["items", "items", "share", "share"]
+    high = binomtest(0, 20).proportion_ci(0.95, method="wilson").high
+    assert result_table.number(match.cells[0]) == f"0.000 [0.000, {high:.3f}]"
+    pair = match.cells[0].to_best or match.cells[1].to_best
+    assert pair is not None
+    assert (pair.difference, pair.basis) == (0.0, "none")
+    assert "±" in result_table.number(loss.cells[0])
+    assert any("Wilson" in note for note in found.notes)
+    notes = result_text.sheet(found).notes
+    assert any("no interval" in note for note in notes)
+    figure = Figure()
+    result_table.draw(axes := figure.add_subplot(), match)
+    assert tuple(axes.lines[0].get_xdata()) == pytest.approx((0.0, high))
 
 
 def test_one_method_alone_is_not_best(roots: Roots) -> None:

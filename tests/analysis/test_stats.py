@@ -67,6 +67,29 @@ def test_one_seed_is_an_interval_over_items_and_says_so() -> None:
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_a_share_of_one_seed_has_the_interval_of_wilson(counts: tuple[int, int]) -> None:
+    right, n = counts
+    found = stats.over_items(frame(np.arange(n)[None] < right))
+    oracle = scipy_stats.binomtest(right, n).proportion_ci(0.95, method="wilson")
+    assert (found.low, found.high) == pytest.approx((oracle.low, oracle.high), abs=1e-12)
+    assert (found.mean, found.basis) == (pytest.approx(right / n), "share")
+    assert 0 <= found.low <= found.mean <= found.high <= 1
+    assert found.low < found.high
+
+
+@pytest.mark.parametrize("value", [[0.0] * 32, [0.1] * 7, [0.3], [0.1, 0.2]])
+def test_items_that_all_agree_or_are_too_few_give_no_interval(value: list[float]) -> None:
+    found = stats.over_items(frame(np.array([value])))
+    assert found.basis == "none"
+    assert math.isnan(found.low)
+    weight = np.arange(1.0, 1 + len(value))
+    pair = stats.paired(frame(np.array([value]) * weight, weight), frame(np.zeros((1, len(value))), weight))
+    assert (pair.basis == "none") == (len(value) < 3 or len(set(value)) == 1)
+    assert math.isnan(pair.low)
+
+
 def test_weights_make_a_ratio_of_sums() -> None:
     weight = np.array([1.0, 3.0])
     found = stats.paired(frame(np.array([[1.0, 9.0]]), weight), frame(np.array([[0.0, 6.0]]), weight))

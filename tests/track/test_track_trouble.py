@@ -15,6 +15,7 @@ from tracked_runs import KEY, Trainer, spec_of, steps_of, whole_run
 
 from ablora.spec import BadInput
 from ablora.track import TrackerConfig, login, make, observer
+from ablora.track.channel import Broken, Channel
 
 
 def note_of(run: Trainer) -> dict:
@@ -94,6 +95,34 @@ def test_the_service_dies_or_hangs_in_the_middle(roots, tracker, said, monkeypat
     assert run.log().exit_codes == [0]
     assert len(said()) == 1
     assert not Path(f"/proc/{service}/cmdline").exists() or Path(f"/proc/{service}/cmdline").read_bytes() == b""
+
+
+def test_a_worker_lost_between_two_runs_is_replaced_once(roots, tracker, said):
+    watcher = tracker()
+    whole_run(roots, watcher)
+    os.kill(watcher._channel.pid, signal.SIGKILL)
+    while watcher._channel.alive():
+        time.sleep(0.01)
+    run = whole_run(roots, watcher, seed=1)
+    assert steps_of(run.log()) == list(range(1, 21))
+    (trouble,) = note_of(run)["trouble"]  # told of a run twice, wandb refuses it, which costs a second restart
+    assert "exit code -9" in trouble
+    assert len(said()) == 1
+
+
+def test_nothing_is_sent_after_hanging_up(tmp_path):
+    """The number of the closed end is free, and the next file of the process has it."""
+    gone = Channel(tmp_path)
+    gone.kill()
+    file = os.open(tmp_path / "another", os.O_CREAT | os.O_WRONLY)
+    os.dup2(file, gone._to)
+    try:
+        with pytest.raises(Broken, match="exit code -9"):
+            gone.send({"op": "finish"})
+        assert (tmp_path / "another").read_bytes() == b""
+    finally:
+        for number in {file, gone._to}:
+            os.close(number)
 
 
 def test_a_tracker_that_never_answers_is_given_up(roots, tracker, said, monkeypatch):

@@ -13,8 +13,8 @@ from ablora.spectra.decompose import Spectrum, decompose
 from ablora.store import cache, tensors
 from ablora.store.atomic import Corrupted
 
-REVISION = 1
-"""Raised when `decompose` gives other numbers for the same weight."""
+REVISION = 2
+"""Raised when `decompose` gives other numbers for a weight, or the file has another form. Part of the file's name."""
 
 
 class Library:

@@ -40,6 +40,8 @@ class Channel:
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._to, False)
         os.set_blocking(self._from, False)
+        self._hung_up = False
+        """Then the number `_to` is free, and the next pipe of this process may have it: nothing is sent there."""
         self._heard = b""
         self.news: list[dict[str, Any]] = []
         """Messages of the worker that answer nothing: trouble, mostly."""
@@ -53,6 +55,8 @@ class Channel:
         return self._process.poll() is None
 
     def send(self, message: dict[str, Any]) -> None:
+        if self._hung_up:
+            raise Broken(self.last_words())
         rest = json.dumps(message).encode() + b"\n"
         until = time.monotonic() + SEND_S
         while rest:
@@ -115,6 +119,7 @@ class Channel:
 
     def _hang_up(self) -> None:
         """What the worker said last stays readable; its end of the other pipe goes with the process."""
+        self._hung_up = True
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()

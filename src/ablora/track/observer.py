@@ -60,6 +60,8 @@ class Wandb:
         self._patience_s, self._init_s = patience_s, INIT_S
         self._channel: Channel | None = None
         self._open: dict[str, tuple[RunFolder, dict[str, Any]]] = {}
+        self._told: set[str] = set()
+        """Those of the open runs that the present worker knows: told of one twice, wandb refuses it as "in use"."""
         self._restarts_left = 2
         self._trouble: list[str] = []
         self._warned = False
@@ -86,7 +88,8 @@ class Wandb:
 
     def follow(self, folder: RunFolder, told: dict[str, Any]) -> None:
         self._open[folder.id] = (folder, told)
-        self._insist(lambda: self._send_start(folder, told))
+        self._told.discard(folder.id)
+        self._insist(self._send_starts)
 
     def settle(self, folder: RunFolder, state: str) -> dict[str, Any]:
         answer = self._insist(lambda: self._ask_finish(folder, state))
@@ -114,6 +117,13 @@ class Wandb:
     def _require_alive(self) -> None:
         if self._channel is not None and not self._channel.alive():
             raise Broken(self._channel.last_words())
+
+    def _send_starts(self) -> None:
+        """One run at its start; after a restart all that are open."""
+        for run, (folder, told) in self._open.items():
+            if run not in self._told:
+                self._send_start(folder, told)
+                self._told.add(run)
 
     def _send_start(self, folder: RunFolder, told: dict[str, Any]) -> None:
         if self._channel is None:
@@ -150,8 +160,8 @@ class Wandb:
             if self._channel is not None:
                 self._channel.kill()
                 self._channel = None
-            for folder, told in self._open.values():
-                self._send_start(folder, told)
+            self._told.clear()
+            self._send_starts()
             return act()
 
     def _hear(self) -> None:

@@ -64,7 +64,7 @@ def campaign(tmp_path: Path, kills: int, seed: int) -> None:
     finish(tmp_path / "storm", "run", "-m", *STUDY)
     assert table(tmp_path / "storm") == wanted
     folders = [RunFolder(path) for path in sorted((tmp_path / "storm" / "runs").iterdir())]
-    assert len(folders) == 8
+    assert len(folders) == 12
     for folder in folders:
         assert [e["state"] for e in lines.read(folder.events)].count("done") == 1
         records = list(lines.read(folder.metrics))

@@ -50,8 +50,10 @@ class Local:
         assert folder is not None
         count = min(self.workers, len(job.packs))
         threads = self.threads or max(1, len(os.sched_getaffinity(0)) // count)
-        workers = _start(job, folder / "jobs", count, threads)
+        workers: list[Worker] = []
         try:
+            with _holding_interrupts():
+                workers = _start(job, folder / "jobs", count, threads)
             _wait(workers, job)
         except KeyboardInterrupt as stop:
             print("ablora: stopping; runs are checkpointed at their next step", file=sys.stderr)
@@ -67,7 +69,7 @@ def _start(job: Job, folder: Path, count: int, threads: int) -> list[Worker]:
         leftover.unlink()
     executor = LocalExecutor(folder)
     executor.update_parameters(timeout_min=YEAR_MIN)
-    with _environment(job), _ignoring_interrupts():
+    with _environment(job):
         # submitit hides the GPUs from local jobs that ask for none; a worker sees what this process sees.
         visible, seen = os.environ.get("CUDA_VISIBLE_DEVICES"), job.claims()
         return [executor.submit(work_in_worker, job, seen, threads, visible) for _ in range(count)]
@@ -110,14 +112,15 @@ def _environment(job: Job) -> Iterator[None]:
 
 
 @contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """Processes started inside are deaf to the terminal's Ctrl-C, which goes to the whole foreground group: submitit's
-    controller would answer it by killing its worker after one second, in the middle of a step."""
+def _holding_interrupts() -> Iterator[None]:
+    """Ctrl-C waits until the end of the block, and never reaches a process started inside: it goes to the whole
+    foreground group, and submitit's controller would answer it by killing its worker after one second, in the middle
+    of a step. Blocked and not ignored, so that one that comes while workers start is not lost on this process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

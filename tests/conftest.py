@@ -2,12 +2,16 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+# No test works in the user's own folders.
+os.environ.pop("ABLORA_RUNS", None)
+os.environ["ABLORA_CACHE"] = tempfile.mkdtemp(prefix="ablora-test-cache-")
 torch.set_num_threads(1)  # bit-equality needs one thread, and xdist's workers share two cores
 
 REPOSITORY = Path(__file__).parents[1]

@@ -65,7 +65,14 @@ def test_an_interrupt_stops_workers_at_a_step_and_loses_nothing(roots):
     )
     command = [sys.executable, "-c", program, "run", "-m", *LOCAL, f"seed={fake_execute.SLOW},0"]
     # A session of its own, as a terminal's foreground group: Ctrl-C goes to the parent, submitit's and the workers.
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    # A shell's background job ignores Ctrl-C, and so would all that it starts, this suite included.
+    process = subprocess.Popen(
+        command,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     _until(lambda: any(lines_of(path) > 3 for path in roots.runs.glob("*/metrics.jsonl")))
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)

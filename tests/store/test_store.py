@@ -149,6 +149,17 @@ def test_a_dead_owner_is_taken_over_and_fenced(tmp_path):
     assert not claims.is_held(folder)
 
 
+def test_a_zombie_owns_nothing(tmp_path):
+    code = "import sys; from pathlib import Path; from ablora.store import claims; from ablora.store.run_folder import RunFolder; claims.take(RunFolder(Path(sys.argv[1])))"  # noqa: E501
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it is dead, and nobody has waited for it
+    folder = RunFolder(tmp_path)
+    assert claims.latest(folder) == 0
+    assert not claims.is_held(folder)
+    assert not claims.is_held_beside(folder)
+    process.wait()
+
+
 def test_a_reused_pid_is_not_the_owner(tmp_path):
     folder = RunFolder(tmp_path)
     assert claims.take(folder) is not None

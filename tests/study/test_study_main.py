@@ -1,6 +1,8 @@
 """A question, from the command line to its last run: what is run, what is not, and what is said about it."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,9 +10,9 @@ import pytest
 import fake_execute
 from ablora.cli import main
 from ablora.store import lines
-from ablora.store.claims import take
+from ablora.store.claims import latest, take
 from ablora.store.roots import Roots
-from ablora.store.run_folder import folder_of
+from ablora.store.run_folder import RunFolder, folder_of
 
 pytestmark = pytest.mark.usefixtures("fake")
 QUICK = ["train=quick", "tracker=off"]
@@ -169,3 +171,25 @@ def test_a_plan_counts_what_is_done(roots, capsys):
     capsys.readouterr()
     main(["plan", "-m", *QUICK, "seed=0,1,2"])
     assert "runs: 3 runs (2 done, 1 planned)" in capsys.readouterr().out
+
+
+def test_a_command_waits_for_what_another_process_is_at(roots):
+    """As after a kill of the controller alone: its worker lives on and finishes; the same command sees it through."""
+    assert study("seed=0") == 0
+    (run,) = roots.runs.iterdir()
+    folder = RunFolder(run)
+    result = folder.result.read_bytes()
+    folder.result.unlink()
+    code = (
+        "import sys, time; from pathlib import Path; from ablora.store.claims import take; "
+        "from ablora.store.run_folder import RunFolder; folder = RunFolder(Path(sys.argv[1])); assert take(folder); "
+        "print('held', flush=True); time.sleep(2); folder.result.write_bytes(sys.stdin.buffer.read())"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    other = subprocess.Popen([sys.executable, "-c", code, str(run)], **pipes)
+    assert other.stdout.readline() == b"held\n"
+    other.stdin.write(result)
+    other.stdin.close()
+    assert study("seed=0") == 0
+    assert other.wait(timeout=5) == 0
+    assert latest(folder) == 1, "the run was left to the process that had it"

@@ -63,6 +63,15 @@ def is_held(folder: RunFolder, alive: Callable[[dict[str, Any]], bool] = alive_h
     return generation >= 0 and not _released(folder, generation) and alive(owner_of(folder, generation))
 
 
+def is_held_beside(folder: RunFolder) -> bool:
+    """Whether another living process of this host runs this run now: one whose end can be waited for."""
+    generation = latest(folder)
+    if generation < 0 or _released(folder, generation):
+        return False
+    owner = owner_of(folder, generation)
+    return owner["host"] == socket.gethostname() and owner["pid"] != os.getpid() and alive_here(owner)
+
+
 def take(folder: RunFolder, alive: Callable[[dict[str, Any]], bool] = alive_here) -> Claim | None:
     """Claim the run for this process, or None while a living process holds it."""
     if is_held(folder, alive):
@@ -94,9 +103,13 @@ def _boot_id() -> str:
 
 
 def _start_time(pid: int) -> str | None:
-    """Clock ticks from boot to the process's start (proc(5), field 22), so that a reused pid is not the owner."""
+    """Clock ticks from boot to the process's start (proc(5), field 22), so that a reused pid is not the owner.
+
+    None for a process that is gone, or dead and not yet waited for by its parent (a zombie has its entry still).
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    return stat.rpartition(")")[2].split()[19]
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields[19]

@@ -1,11 +1,13 @@
 """Reconcile a question with the run folders: plan, freeze, send what is missing, and say how it went."""
 
 import sys
+import time
 from collections.abc import Sequence
 
 from ablora.dispatch.base import Interrupted, Job
+from ablora.store.claims import is_held_beside
 from ablora.store.roots import Roots
-from ablora.store.run_folder import create
+from ablora.store.run_folder import create, folder_of
 from ablora.study.cell import Cell
 from ablora.study.execution import Execution, execution_of
 from ablora.study.manifest import Row, StudyFolder, existing_study, merged, study_folder
@@ -15,6 +17,7 @@ from ablora.study.report import report
 from ablora.study.status import counts
 
 INTERRUPTED = 130
+LOOK_S = 0.5
 
 
 def answer(
@@ -59,17 +62,37 @@ def retry(name: str, only: str | None) -> int:
 
 
 def submit(roots: Roots, study: StudyFolder | None, rows: Sequence[Row], execution: Execution) -> int:
-    """Send what is missing and wait for it."""
-    gap = reconcile(roots, rows)
-    _announce(study, gap)
-    job = Job(gap.packs, roots, study.name if study else None, execution.tracker)
+    """Send what is missing and wait for it, and for what other processes of this host are at.
+
+    Workers outlive a controller that was killed; the same command then waits for their runs, and takes over those
+    that they leave. No run is sent twice by one command: one that kills its process would do so for ever.
+    """
+    sent: set[str] = set()
     try:
-        if job.packs:
-            execution.cluster.drain(job, study.path if study else None)
+        while True:
+            gap = reconcile(roots, rows)
+            if not sent:
+                _announce(study, gap)
+            packs = tuple(pack for pack in gap.packs if sent.isdisjoint(pack))
+            if packs:
+                job = Job(packs, roots, study.name if study else None, execution.tracker)
+                sent.update(job.runs)
+                execution.cluster.drain(job, study.path if study else None)
+            elif not _wait_for_others(roots, gap):
+                return report(roots, study, rows)
     except (Interrupted, KeyboardInterrupt):
         report(roots, study, rows)
         return INTERRUPTED
-    return report(roots, study, rows)
+
+
+def _wait_for_others(roots: Roots, gap: Gap) -> bool:
+    """Wait until no other process of this host holds a run; False if none did."""
+    held = [folder for run in gap.found if is_held_beside(folder := folder_of(roots, run))]
+    if held:
+        print(f"ablora: waiting for {len(held)} runs that another process is at", file=sys.stderr)
+    while any(map(is_held_beside, held)):
+        time.sleep(LOOK_S)
+    return bool(held)
 
 
 def _study(roots: Roots, plan: Plan, execution: Execution, sweeping: bool) -> StudyFolder | None:

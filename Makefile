@@ -7,7 +7,7 @@ JOBS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-short test test-all check format figures pretrain golden
+.PHONY: help env demo demo-short test test-all test-chaos check format figures pretrain golden
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ test: env ## the test suite but for what is slow, or needs a cluster or a GPU
 
 test-all: env ## everything that this machine can run
 	$(BIN)/python -m pytest -n $(JOBS)
+
+test-chaos: env ## SIGKILL at ten random moments of a study; the table must be the undisturbed one, bit for bit
+	$(BIN)/python -m pytest -m slow tests/test_kill.py
 
 check: env ## style and types
 	$(BIN)/ruff check .

@@ -21,6 +21,10 @@ def _bars() -> Progress:
     return Progress(*columns, facts, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
 
 
+BESIDE_THE_BAR = ("loss", "speed")
+"""What fits into 80 columns with the bar and the time left; the evaluations stand in the last line of a run."""
+
+
 class RunProgress:
     """An observer: one bar for the run that trains, and one over the runs when there are several."""
 
@@ -72,7 +76,8 @@ class RunProgress:
 
     def _show(self, **changes: Any) -> None:
         if self.current is not None:
-            self.bars.update(self.current, facts="  ".join(self.facts.values()), **changes)
+            shown = [self.facts[key] for key in BESIDE_THE_BAR if key in self.facts]
+            self.bars.update(self.current, facts="  ".join(shown), **changes)
 
 
 class StudyProgress:

@@ -68,6 +68,7 @@ class _Job:
         self.runs: list[RunState] = []
         self.left_out: list[dict[str, list[str]]] = []
         self._began_s = time.monotonic()
+        self._training_s = 0.0
         self._tokens = [0] * len(adapted.members)
 
     def start(self, pack: Sequence[RunFolder], claims: Sequence[Claim], specs: Sequence[RunSpec]) -> None:
@@ -91,7 +92,10 @@ class _Job:
         """Steps, evaluations and checkpoints until every run has ended."""
         self._evaluate([r for r in self.runs if r.step == 0 and r.evaluated < 0 and r.spec.eval.at_start])
         while active := [r for r in self.runs if r.active and r.step < r.spec.train.max_steps]:
-            for i, trained in train_step(self.base, self.adapted, self.runs).items():
+            before_s = time.monotonic()
+            steps = train_step(self.base, self.adapted, self.runs)
+            self._training_s += time.monotonic() - before_s
+            for i, trained in steps.items():
                 self._record_step(self.runs[i], trained)
             due = [r for r in active if r.active and _evaluation_due(r)]
             self._evaluate(due)
@@ -191,7 +195,8 @@ class _Job:
     def _time(self, run: RunState) -> None:
         wall = time.monotonic() - self._began_s
         tokens = self._tokens[run.index]
-        record = {"step": run.step, "wall_s": wall, "tokens": tokens, "tokens_per_s": tokens / wall}
+        record = {"step": run.step, "wall_s": wall, "tokens": tokens}
+        record["tokens_per_s"] = tokens / self._training_s if self._training_s else 0.0  # evaluations apart
         record["peak_rss_gib"] = peak_rss_gib()
         lines.append(run.folder.timing, [record])
         for observer in self.observers:

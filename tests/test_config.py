@@ -80,14 +80,15 @@ def random_question(draw: random.Random) -> tuple[list[str], list[str]]:
 
 @pytest.mark.parametrize("shard", range(4))
 def test_ids_are_those_of_plain_composition(shard):
-    """500 random cells in four parts; Hydra's composition is most of the time."""
+    """500 random ids in four parts; Hydra's composition is most of the time."""
     draw, compared = random.Random(shard), 0
     while compared < 125:
         fixed, swept = random_question(draw)
         question = ask([*fixed, *swept], multirun=True)
         for cell in draw.sample(question.cells, min(32, len(question.cells), 125 - compared)):
-            assert identity(cell.tree) == as_hydra_does([*fixed, *cell.overrides]), cell.overrides
-            compared += 1
+            found = identity(cell.tree)
+            assert found == as_hydra_does([*fixed, *cell.overrides]), cell.overrides
+            compared += len(found) == 12  # a refused cell is compared too, and does not count
 
 
 def cells(*arguments: str) -> list[dict[str, Any]]:

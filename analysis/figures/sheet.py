@@ -22,21 +22,28 @@ def sheet(heights_in: Sequence[float], foot: str, legend: Mapping[str, Any]) -> 
     columns = 2 if len(heights_in) > _WIDE_FROM else 1
     rows = -(-len(heights_in) // columns)
     tall = [max(heights_in[row * columns : (row + 1) * columns]) for row in range(rows)]
-    width = style.COLUMN_IN * columns
-    wrapped = textwrap.fill(foot, int(width * 72 / (style.SMALL_PT * 0.55)))
-    legend_rows = -(-len(legend) // _legend_columns(legend, width)) if legend else 0
-    line_in = style.SMALL_PT * 1.35 / 72
-    height = sum(tall) + line_in * (wrapped.count("\n") + 1.5 + legend_rows)
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False, height_ratios=tall).flatten().tolist()
+    figure, axes = page(tall, columns, style.COLUMN_IN * columns, foot, legend)
     for spare in axes[len(heights_in) :]:
         spare.set_axis_off()
+    return figure, axes[: len(heights_in)]
+
+
+def page(
+    tall_in: Sequence[float], columns: int, width_in: float, foot: str, legend: Mapping[str, Any]
+) -> tuple[Figure, list[Axes]]:
+    """Rows of `tall_in` with `columns` panels each, row after row in the list. Call inside `rc`."""
+    wrapped = textwrap.fill(foot, int(width_in * 72 / (style.SMALL_PT * 0.55)))
+    legend_rows = -(-len(legend) // _legend_columns(legend, width_in)) if legend else 0
+    line_in = style.SMALL_PT * 1.35 / 72
+    height = sum(tall_in) + line_in * (wrapped.count("\n") + 1.5 + legend_rows)
+    figure = Figure(figsize=(width_in, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(tall_in), columns, squeeze=False, height_ratios=tall_in).flatten().tolist()
     figure.supxlabel(wrapped, x=0.01, ha="left", fontsize=style.SMALL_PT, color="#444444", linespacing=1.25)
     if legend:
-        columns = _legend_columns(legend, width)
+        columns = _legend_columns(legend, width_in)
         figure.legend(list(legend.values()), list(legend), loc="outside upper center", ncols=columns)
-    return figure, axes[: len(heights_in)]
+    return figure, axes
 
 
 def _legend_columns(legend: Mapping[str, Any], width_in: float) -> int:

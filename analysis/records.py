@@ -8,7 +8,7 @@ import pandas as pd
 from ablora.store import lines
 from ablora.store.atomic import Corrupted
 from ablora.store.roots import Roots
-from ablora.store.run_folder import RunFolder, folder_of
+from ablora.store.run_folder import RunFolder, folder_of, metric_name
 
 
 def items(roots: Roots, ids: Iterable[str], task: str) -> pd.DataFrame:
@@ -51,8 +51,7 @@ def _numbers(folder: RunFolder) -> Iterator[tuple[str, int, str | None, str | No
         if kind == "eval":
             for name, value in record.get("metrics", {}).items():
                 split = record.get("split", "test")
-                named = name if split == "test" else f"{split}_{name}"
-                yield kind, step, record.get("task"), split, named, value
+                yield kind, step, record.get("task"), split, metric_name(split, name), value
         else:
             for name, value in record.items():
                 if name not in ("kind", "step") and (value is None or isinstance(value, int | float)):

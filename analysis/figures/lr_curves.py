@@ -3,14 +3,16 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from ablora_analysis.figures import style
+from ablora_analysis.figures import arms, result_table, style
 from ablora_analysis.figures.arms import DIVERGED, USED, Choice
+from ablora_analysis.figures.study import Study, paint_panels
 from ablora_analysis.figures.style import Look
 
 
@@ -90,3 +92,13 @@ def draw(ax: Axes, curves: Sequence[LrCurve], looks: Mapping[str, Look] | None =
         ax.margins(y=0.15)
     ax.set_xlabel("learning rate")
     ax.set_ylabel(style.axis_title(curves[0].metric).replace(" (", "\n("))
+
+
+def paint(study: Study) -> list[Path]:
+    """A panel per metric, data set and setting."""
+    metrics = result_table.shown_metrics(study.prepared)
+    found = [curve for metric in metrics for curve in points(study.prepared, study.choices, metric)]
+    keys = [(*key, metric) for key in arms.panels(study.choices) for metric in metrics]
+    shown = {key: [c for c in found if (c.setting, c.dataset, c.metric) == key] for key in keys}
+    foot = [*notes(shown[keys[0]]), *arms.notes(study.prepared, study.choices)]
+    return paint_panels(study, "lr_curves", shown, draw, 1.75, foot)

@@ -1,14 +1,17 @@
 """Training and evaluation loss against the step: mean over seeds and the band from the least to the greatest seed."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ablora_analysis.figures import style
+from ablora_analysis import table
+from ablora_analysis.figures import arms, style
 from ablora_analysis.figures.arms import Choice
+from ablora_analysis.figures.study import Study, paint_panels
 from ablora_analysis.figures.style import Look
 
 TRAIN, EVAL = "loss_nats", "answer_loss_nats"
@@ -49,11 +52,11 @@ def points(choices: Sequence[Choice], records: pd.DataFrame, metric: str) -> lis
         ends = tuple(int(by_run[run]["step"].max()) for run in choice.diverged if run in by_run)
         if not parts and not ends:
             continue
-        table = pd.concat(parts, axis=1, join="inner").sort_index().dropna() if parts else pd.DataFrame()
+        seeds = pd.concat(parts, axis=1, join="inner").sort_index().dropna() if parts else pd.DataFrame()
         out.append(
             Curve(
-                choice.setting, choice.dataset, choice.arm, choice.lr, metric, tuple(int(s) for s in table.index),
-                tuple(table.mean(axis=1)), tuple(table.min(axis=1)), tuple(table.max(axis=1)), len(parts), ends,
+                choice.setting, choice.dataset, choice.arm, choice.lr, metric, tuple(int(s) for s in seeds.index),
+                tuple(seeds.mean(axis=1)), tuple(seeds.min(axis=1)), tuple(seeds.max(axis=1)), len(parts), ends,
                 tuple(run for run in (*choice.ids, *choice.diverged) if run in by_run),
             )
         )  # fmt: skip
@@ -124,3 +127,17 @@ def _limits(curves: Sequence[Curve]) -> tuple[float, float] | None:
 def _late(steps: Sequence[int]) -> list[bool]:
     """Whether a step is past the first fifth of the run; of three points or fewer, all are shown."""
     return [len(steps) <= 3 or step >= 0.2 * steps[-1] for step in steps]
+
+
+def paint(study: Study) -> list[Path]:
+    """A panel of training and one of evaluation losses per data set and setting."""
+    ids = sorted({run for choice in study.choices for run in (*choice.ids, *choice.diverged)})
+    metrics = [TRAIN, EVAL]
+    records = table.curves(study.roots, ids, metrics)
+    found = [curve for metric in metrics for curve in points(study.choices, records, metric)]
+    if not found:
+        return []
+    keys = [(*key, metric) for key in arms.panels(study.choices) for metric in metrics]
+    shown = {key: own for key in keys if (own := [c for c in found if (c.setting, c.dataset, c.metric) == key])}
+    foot = [*notes(found), *arms.notes(study.prepared, study.choices)]
+    return paint_panels(study, "training_curves", shown, draw, 1.55, foot)

@@ -16,7 +16,7 @@ from ablora.spec import BadInput
 from ablora.store.atomic import Corrupted
 from ablora.store.roots import Roots
 from ablora.store.run_folder import folder_of
-from ablora_analysis.figures import main, sheet, style
+from ablora_analysis.figures import sheet, style
 from ablora_analysis.figures.main import draw_all
 
 NAMES = {f"{stem}.{kind}" for stem in ("result_table", "training_curves", "lr_curves") for kind in
@@ -72,7 +72,7 @@ def test_small_and_wide_studies_are_drawn_without_clipping(
     roots: Roots, monkeypatch: pytest.MonkeyPatch, runs: list[Made]
 ) -> None:
     drawn: list[Figure] = []
-    monkeypatch.setattr(main, "save", lambda figure, *rest: drawn.append(figure) or [Path("x")])
+    monkeypatch.setattr(sheet, "save", lambda figure, *rest: drawn.append(figure) or [Path("x")])
     write_study(roots, "s", runs)
     draw_all(roots, "s", stale)
     for figure in drawn:
@@ -105,7 +105,7 @@ def test_no_finished_run_is_a_clear_refusal(roots: Roots, caplog: pytest.LogCapt
 def test_all_studies_are_drawn_and_an_unfinished_one_is_named(
     roots: Roots, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(main, "save", lambda figure, stem, *rest: [stem])
+    monkeypatch.setattr(sheet, "save", lambda figure, stem, *rest: [stem])
     write_study(roots, "a", [Made(seed=0)])
     write_study(roots, "b", [Made(seed=9, state="planned")])
     write_study(roots, "c", [Made(seed=1)])
@@ -119,7 +119,7 @@ def test_all_studies_are_drawn_and_an_unfinished_one_is_named(
 
 def test_a_broken_run_is_named_after_the_rest_is_drawn(roots: Roots, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[Path] = []
-    monkeypatch.setattr(main, "save", lambda figure, stem, *rest: saved.append(stem) or [stem])
+    monkeypatch.setattr(sheet, "save", lambda figure, stem, *rest: saved.append(stem) or [stem])
     first, _ = write_study(roots, "s", [Made(seed=0), Made(seed=1)])
     folder_of(roots, first).result.write_text("{")
     with pytest.raises(Corrupted, match=f"{first}/result.json"):

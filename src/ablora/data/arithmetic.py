@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import ClassVar
 
 from ablora.data._base import DataError, Example, Splits
 from ablora.data._fields import as_tuple, check_count
-from ablora.data._rows import Row, digest, fingerprint, read_json_lines
+from ablora.data._frozen import checked_files, frozen_folder
+from ablora.data._rows import Row, fingerprint, read_json_lines
 from ablora.data._split import sample
 from ablora.data._worked import final_number, is_same_answer, question_key, worked_example
 
@@ -74,20 +74,8 @@ class Arithmetic:
 
 def frozen_files(folder: Traversable) -> tuple[Traversable, ...]:
     """The three files in a folder, checked against its sums; DataError names the one that differs."""
-    try:
-        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
-        found = {name: digest(folder / name).hex() for name in FILES}
-    except OSError as error:
-        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); install the package again") from error
-    wanted = {name: digest for digest, name in (line.split() for line in lines)}
-    for name in FILES:
-        if found[name] != wanted.get(name):
-            raise DataError(
-                f"{folder / name}: sha256 is {found[name]}, {SUMS} says {wanted.get(name)}; the frozen problems "
-                "must be those released: restore the file (a checkout that rewrites line ends also changes it)"
-            )
-    return tuple(folder / name for name in FILES)
+    return checked_files(folder, FILES, SUMS)
 
 
 def _folder() -> Traversable:
-    return files("ablora.data") / "frozen"
+    return frozen_folder()

@@ -21,6 +21,7 @@ FLOORS = [
     ("study",),
     ("tune",),
     ("config", "app"),
+    ("doctor", "completion"),
     ("cli",),
 ]
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}

@@ -77,6 +77,41 @@ def status(arguments: Sequence[str]) -> int:
     return 0
 
 
+def watch(arguments: Sequence[str]) -> int:
+    """Show a study's runs as they go."""
+    parser = _parser("watch")
+    parser.add_argument("study", metavar="STUDY")
+    given = parser.parse_args(arguments)
+    from ablora.store.roots import Roots
+    from ablora.study.watch import watch
+
+    return watch(Roots.from_environment(), given.study)
+
+
+def clean(arguments: Sequence[str]) -> int:
+    """Free what a study's ended runs no longer need."""
+    parser = _parser("clean")
+    parser.add_argument("study", metavar="STUDY")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be freed, and free nothing")
+    parser.add_argument("--snapshots", action="store_true", help="free snapshots/ too; the final adapter stays")
+    parser.add_argument("--failed", action="store_true", help="also of failed runs: a retry then begins at step 0")
+    given = parser.parse_args(arguments)
+    from ablora.store.roots import Roots
+    from ablora.study.clean import clean
+
+    for line in clean(Roots.from_environment(), given.study, given.dry_run, given.snapshots, given.failed):
+        print(line)
+    return 0
+
+
+def doctor(arguments: Sequence[str]) -> int:
+    """Say what this machine can do."""
+    _parser("doctor").parse_args(arguments)
+    from ablora.doctor import examine
+
+    return examine()
+
+
 def resume(arguments: Sequence[str]) -> int:
     """Go on with a study."""
     parser = _parser("resume")
@@ -153,11 +188,14 @@ COMMANDS = {
     "run": Command("[-m] [--retry] OVERRIDES", "one run, or with -m or +sweeps=NAME a study", run),
     "plan": Command("[-m] OVERRIDES", "what run would do with the same arguments; writes nothing", plan),
     "status": Command("[STUDY] [--check-stale]", "where each run of a study stands", status),
+    "watch": Command("STUDY", "the same, live, until nothing of it runs or waits", watch),
     "resume": Command("STUDY", "go on with a study from its manifest", resume),
     "retry": Command("STUDY [--only CLASS]", "run a study's failed runs again", retry),
     "collect": Command("STUDY", "one table of a study's results (parquet and CSV)", collect),
     "figures": Command("[STUDY]", "draw every figure and table from the run folders", figures),
     "sync": Command("[STUDY]", "upload what was tracked offline", sync),
+    "clean": Command("STUDY [--dry-run]", "free the checkpoints of runs that are done or have diverged", clean),
+    "doctor": Command("", "what this machine can do, and what to type where it cannot", doctor),
     "pretrain": Command("...", "train the embedded base model again", pretrain),
 }
 

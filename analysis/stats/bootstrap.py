@@ -1,0 +1,58 @@
+"""The studentised hierarchical bootstrap: new seeds and new items without a normal distribution, from ten seeds on."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ablora.spec import check
+from ablora_analysis.stats.crossed import components, linearised
+from ablora_analysis.stats.matched import crossed_table, differences
+
+SEEDS = 10
+"""Below this many seeds its coverage was simulated at 0.69 to 0.87 where seeds dominate."""
+
+
+class Bootstrapped(NamedTuple):
+    """A mean difference with its interval for new seeds and new items."""
+
+    difference: float
+    low: float
+    high: float
+
+
+def bootstrap(
+    a: pd.DataFrame, b: pd.DataFrame, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Bootstrapped:
+    """Bootstrap-t (Efron & Tibshirani 1993, ch. 12) over seeds and items, drawn with replacement and independently.
+
+    R - q_{1-alpha/2} se, R - q_{alpha/2} se, with q the quantiles of (R* - R) / se* over the resampled tables, and se
+    the crossed model's standard error (`crossed.components`). Refused below ten seeds. Frames as `paired` reads them.
+    """
+    parts, _ = differences(a, b)
+    check(len(parts) >= SEEDS, "seeds", len(parts), f"at least {SEEDS} for a bootstrap over seeds: with fewer its "
+          "intervals are too short (simulated coverage 0.69 to 0.87)")  # fmt: skip
+    table = crossed_table(parts)
+    if table is None or table[0].shape[1] < SEEDS:
+        num = 0 if table is None else table[0].shape[1]
+        check(False, "items", num, f"at least {SEEDS}, the same at every seed, for a bootstrap over items")
+    assert table is not None
+    return of_table(*table, level, resamples, np.random.default_rng(seed))
+
+
+def of_table(
+    value: np.ndarray, weight: np.ndarray, level: float, resamples: int, rng: np.random.Generator
+) -> Bootstrapped:
+    """The same from values (seeds, items) and weights (items,)."""
+    whole = components(linearised(value, weight))
+    t = np.array([_studentised(value, weight, float(whole.mean), rng) for _ in range(resamples)])
+    low, high = np.quantile(t[np.isfinite(t)], [(1 - level) / 2, (1 + level) / 2])
+    mean, se = float(whole.mean), float(np.sqrt(whole.variance))
+    return Bootstrapped(mean, mean - float(high) * se, mean - float(low) * se)
+
+
+def _studentised(value: np.ndarray, weight: np.ndarray, truth: float, rng: np.random.Generator) -> float:
+    seeds, items = (rng.integers(0, n, n) for n in value.shape)
+    found = components(linearised(value[np.ix_(seeds, items)], weight[items]))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float((found.mean - truth) / np.sqrt(found.variance))

@@ -81,11 +81,18 @@ class Watcher:
 
 
 def named(rows: Sequence[Row]) -> dict[str, str]:
-    """By run id, the first cell in few words: the method, then every other swept axis by the last part of its key."""
+    """By run id, its first cell in few words: the method, then each other axis that varies, by the last part of its
+    key; two axes with the same last part keep their whole keys."""
+    values: dict[str, set[str]] = {}
+    for row in rows:
+        for key, value in row.labels.items():
+            values.setdefault(key, set()).add(str(value))
+    axes = [key for key, found in values.items() if len(found) > 1 and key != "method"]
+    last = {key: key.replace("/", ".").rpartition(".")[2] for key in axes}
+    short = {key: name if list(last.values()).count(name) == 1 else key for key, name in last.items()}
     out: dict[str, str] = {}
     for row in rows:
-        words = [f"{key.replace('/', '.').rpartition('.')[2]}={value}" for key, value in row.labels.items()
-                 if key != "method"]  # fmt: skip
+        words = [f"{short[key]}={value}" for key, value in row.labels.items() if key in short]
         out.setdefault(row.id, " ".join([row.method, *words]))
     return out
 

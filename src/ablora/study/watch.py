@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleDimensions, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +16,8 @@ from ablora.study.status import Standing, counts
 
 DONE, UNFINISHED = 0, 3
 LOOK_S = 1.0
+WIDE = 100
+"""Columns of a screen from which two spaces stand between the table's; in 80 a cell of three axes needs the room."""
 FIRST = ("running", "failed", "lost", "stale", "pruned", "queued", "planned", "done")
 """Which runs get a line where the screen has not enough for all: by state, then in the manifest's order."""
 COLOURS = {"running": "cyan", "done": "green", "failed": "red", "lost": "yellow", "stale": "yellow"}
@@ -36,7 +38,7 @@ def watch(roots: Roots, name: str, console: Console | None = None) -> int:
         return _code(seen)
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
-            live.update(_screen(name, seen, console.height), refresh=True)
+            live.update(_screen(name, seen, console.size), refresh=True)
             if not _open(seen):
                 break
             time.sleep(LOOK_S)
@@ -62,11 +64,11 @@ def shown(seen: Sequence[Seen], room: int) -> tuple[list[Seen], list[Seen]]:
     return [run for run in seen if run.id in chosen], [run for run in seen if run.id not in chosen]
 
 
-def _screen(name: str, seen: Sequence[Seen], height: int) -> Group:
+def _screen(name: str, seen: Sequence[Seen], size: ConsoleDimensions) -> Group:
     advice = _advice(name, seen)
     spare = 5  # the header, the line of those not shown, the total, the advice, and the cursor's own line
-    some, others = shown(seen, max(1, height - spare))
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
+    some, others = shown(seen, max(1, size.height - spare))
+    table = Table(box=None, pad_edge=False, padding=(0, 2 if size.width >= WIDE else 1, 0, 0), expand=True)
     for column in COLUMNS:
         right = column in ("step", "loss", "tokens/s")
         table.add_column(column, justify="right" if right else "left", no_wrap=True, overflow="ellipsis",
@@ -74,7 +76,7 @@ def _screen(name: str, seen: Sequence[Seen], height: int) -> Group:
     for run in some:
         texts = map(Text, _cells(run))
         table.add_row(*texts, style=COLOURS.get(run.state, "dim"))
-    parts = [table]
+    parts: list[Table | Text] = [table]
     if others:
         parts.append(Text(f"and {_counted(others)}, not shown here", style="dim"))
     parts.append(Text(_total(name, seen), style="bold"))

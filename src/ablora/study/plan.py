@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablora.data._base import DataError
-from ablora.method.plan import check_cell
 from ablora.spec import BadInput, RunSpec, run_id
 from ablora.study.cell import Cell
 from ablora.study.manifest import Row
@@ -32,7 +31,10 @@ def make(cells: Sequence[Cell], check: Callable[[RunSpec], int] | None = None) -
     Every distinct data set is loaded once, so that a missing file or a row without its fields is found here and not
     in the middle of the night.
     """
-    check = check or check_cell
+    if check is None:
+        from ablora.method.plan import (
+            check_cell as check,
+        )  # late: it imports torch, and a refused command answers at once
     rows: list[Row] = []
     specs: dict[str, RunSpec] = {}
     parameters: dict[str, int] = {}

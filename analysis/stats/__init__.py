@@ -14,7 +14,7 @@ from ablora_analysis.stats.permutation import sign_flip_p
 from ablora_analysis.stats.ties import Ties, holm, tied_with_best
 
 __all__ = [
-    "Basis", "Bootstrapped", "Components", "DesignPower", "NewItems", "Paired", "Summary", "Ties", "bootstrap", "components",
-    "design_power", "holm", "minimum_detectable_difference", "new_items", "over_items", "paired", "per_seed",
-    "sign_flip_p", "smallest_p", "summary", "tied_with_best",
+    "Basis", "Bootstrapped", "Components", "DesignPower", "NewItems", "Paired", "Summary", "Ties", "bootstrap",
+    "components", "design_power", "holm", "minimum_detectable_difference", "new_items", "over_items", "paired",
+    "per_seed", "sign_flip_p", "smallest_p", "summary", "tied_with_best",
 ]  # fmt: skip

@@ -48,9 +48,10 @@ class NewItems(NamedTuple):
 
 
 def linearised(value: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """y (..., seeds, items) of values and weights (items,)."""
-    ratio = (value.sum((-2, -1)) / (weight.sum() * value.shape[-2]))[..., None, None]
-    return ratio + (value - ratio * weight) / weight.mean()
+    """y (..., seeds, items) of values (..., seeds, items) and weights (..., items)."""
+    w = weight[..., None, :]
+    ratio = value.mean((-2, -1), keepdims=True) / w.mean(-1, keepdims=True)
+    return ratio + (value - ratio * w) / w.mean(-1, keepdims=True)
 
 
 def components(y: np.ndarray) -> Components:

@@ -18,6 +18,12 @@ from ablora_analysis.figures.style import Look
 ITEMS = {
     "answer_loss_nats": ("answer_loss", "loss_nats", "answer_tokens"),
     "exact_match": ("generation", "correct", ""),
+    "forgetting_nats": ("forgetting", "forgetting_nats", "tokens"),
+    "forgetting_floor_nats": ("forgetting", "floor_nats", "tokens"),
+    "forgetting_kl_nats": ("forgetting", "kl_nats", "tokens"),
+    "text_loss_nats": ("forgetting", "loss_nats", "tokens"),
+    "base_text_loss_nats": ("forgetting", "base_loss_nats", "tokens"),
+    "top1_agreement": ("forgetting", "agree", "tokens"),
 }
 """The item records behind a metric: task, column, and the column that weighs an item."""
 

@@ -86,7 +86,19 @@ UNITS = {
     "exact_match": "exact match (share)",
     "train_loss_nats": "training loss (nats per token)",
     "loss_nats": "training loss (nats per token)",
+    "forgetting_nats": "forgetting loss (nats per token)",
+    "forgetting_floor_nats": "forgetting floor (nats per token)",
+    "forgetting_kl_nats": "forgetting KL (nats per token)",
+    "text_loss_nats": "text loss (nats per token)",
+    "base_text_loss_nats": "text loss of the base (nats per token)",
+    "top1_agreement": "top-1 agreement (share)",
+    "routing_balance": "balance loss (1: balanced)",
+    "routing_entropy_nats": "router entropy (nats)",
+    "routing_top1_margin": "router top-1 margin (probability)",
+    "routing_max_load": "largest load (share of tokens)",
 }
+
+_LOWER = {"routing_balance", "routing_max_load"}
 
 
 def axis_title(metric: str) -> str:
@@ -101,7 +113,9 @@ def axis_title(metric: str) -> str:
 
 
 def lower_is_better(metric: str) -> bool:
-    """Losses, divergences and costs are better low; shares of right answers are better high."""
+    """Losses, divergences and costs are better low; shares of right answers and agreements are better high."""
+    if metric in _LOWER:
+        return True
     words = metric.lower().split("_")
     unit = words[-1] in ("nats", "bits", "s", "bytes", "gib")
     return unit or bool({"loss", "kl", "perplexity", "error"} & set(words))

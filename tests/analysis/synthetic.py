@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from synthetic_beside import Recorded, forgetting, routing
 
 from ablora.store import atomic, lines
 from ablora.store.roots import Roots
@@ -37,6 +38,10 @@ class Made:
     state: str = "done"
     steps: int = 40
     num_items: int = 20
+    forgets: bool = False
+    """Whether the run measured forgetting."""
+    experts: int = 0
+    """Of a mixture that recorded its routing, top 2; 0 for none."""
     labels: tuple[tuple[str, Any], ...] = ()
 
 
@@ -98,6 +103,8 @@ def write_run(folder: RunFolder, made: Made) -> None:
         (folder.path / "STALE").touch()
     rng = np.random.default_rng([made.seed, int(folder.id, 16)])
     metrics, last = _records(made, rng)
+    recorded = _beside(made) if made.state not in ("diverged", "bug") else {}
+    metrics = sorted([*metrics, *(line for own in recorded.values() for line in own.lines)], key=lambda r: r["step"])
     lines.write(folder.metrics, metrics)
     lines.write(folder.timing, [
         {"step": step, "wall_s": 0.1 * step, "tokens": 800 * step, "tokens_per_s": 8000.0} for step in (1, 2, 3)
@@ -106,7 +113,15 @@ def write_run(folder: RunFolder, made: Made) -> None:
         failure = {"schema": 1, "id": folder.id, "class": made.state, "message": "", "traceback": "", "step": last}
         atomic.write_json(folder.failure, failure)
         return
-    _finish(folder, made, rng)
+    for task, own in recorded.items():
+        folder.items(task).parent.mkdir(exist_ok=True)
+        lines.write(folder.items(task), own.items)
+    _finish(folder, made, rng, [own.lines[-1]["metrics"] for own in recorded.values()])
+
+
+def _beside(made: Made) -> dict[str, Recorded]:
+    forgot = {"forgetting": forgetting(made.method, made.lr, made.seed, made.steps)} if made.forgets else {}
+    return forgot | ({"routing": routing(made.method, made.seed, made.steps, made.experts)} if made.experts else {})
 
 
 def final_loss(made: Made) -> float:
@@ -135,7 +150,7 @@ def _records(made: Made, rng: np.random.Generator) -> tuple[list[dict[str, Any]]
     return out, last
 
 
-def _finish(folder: RunFolder, made: Made, rng: np.random.Generator) -> None:
+def _finish(folder: RunFolder, made: Made, rng: np.random.Generator, more: Iterable[Mapping[str, float]]) -> None:
     # Item difficulties and lengths belong to the items, so every run shares them; the seed moves the run's level.
     world = np.random.default_rng(7)
     difficulty, tokens = world.normal(0, 0.4, made.num_items), world.integers(2, 9, made.num_items)
@@ -157,6 +172,8 @@ def _finish(folder: RunFolder, made: Made, rng: np.random.Generator) -> None:
     (folder.adapter / "ablora_adapter.safetensors").write_bytes(b"0" * 4096)
     metrics = {"answer_loss_nats": float(loss.sum() / tokens.sum()), "exact_match": float(right.mean()),
                "train_loss_nats": final_loss(made)}  # fmt: skip
+    for found in more:
+        metrics |= found
     modules: Mapping[str, Any] = {"q_proj": {"scaling": 2.0, "rank": made.rank, "parameters": 1024}}
     atomic.write_json(folder.result, {"schema": 1, "id": folder.id, "step": made.steps, "metrics": metrics,
                                       "trainable_parameters": 1024 * (made.rank or 1), "modules": modules,

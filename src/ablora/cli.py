@@ -2,8 +2,10 @@
 
 import argparse
 import difflib
+import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from typing import NamedTuple
 
 from ablora.spec import BadInput, check
@@ -207,13 +209,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(NEWCOMER)
         return 0
     name, *rest = arguments
-    if name in ("-h", "--help"):
+    if name in ("-h", "--help", "help"):
         print("\n".join(f"  ablora {key} {c.takes:<28} {c.help}" for key, c in COMMANDS.items()))
         return 0
+    if name in ("-V", "--version"):
+        print(metadata.version("ablora"))
+        return 0
     if name in ("-sc", "--shell-completion"):
-        from ablora.config import hand_over
-
-        return hand_over(arguments, commands=tuple(COMMANDS))
+        return _complete(arguments)
     try:
         check(name in COMMANDS, "COMMAND", name, _legal_commands(name))
         return COMMANDS[name].main(rest)
@@ -224,6 +227,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"ablora: {error}", file=sys.stderr)
         return 2
+
+
+def _complete(arguments: Sequence[str]) -> int:
+    """Answer a shell: its script, or what may follow on the line in COMP_LINE; other shells are Hydra's to answer."""
+    from ablora import completion
+
+    action, _, shell = arguments[-1].partition("=")
+    if action == "install" and (script := completion.install(shell)):
+        print(script, end="")
+    elif action == "query" and completion.install(shell):
+        takes = {name: command.takes for name, command in COMMANDS.items()}
+        print("\n".join(completion.query(os.environ.get("COMP_LINE", ""), takes)))
+    else:
+        from ablora.config import hand_over
+
+        return hand_over(arguments, commands=tuple(COMMANDS))
+    return 0
 
 
 def _is_users(error: ValueError) -> bool:

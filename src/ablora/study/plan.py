@@ -31,10 +31,8 @@ def make(cells: Sequence[Cell], check: Callable[[RunSpec], int] | None = None) -
     Every distinct data set is loaded once, so that a missing file or a row without its fields is found here and not
     in the middle of the night.
     """
-    if check is None:
-        from ablora.method.plan import (
-            check_cell as check,
-        )  # late: it imports torch, and a refused command answers at once
+    if check is None:  # imported late: it brings torch, and a command that is refused should answer at once
+        from ablora.method.plan import check_cell as check
     rows: list[Row] = []
     specs: dict[str, RunSpec] = {}
     parameters: dict[str, int] = {}

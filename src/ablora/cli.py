@@ -42,7 +42,10 @@ def run(arguments: Sequence[str]) -> int:
     question = ask(overrides, multirun=bool(flags & MULTIRUN))
     from ablora.study.main import answer
 
-    return answer(question.cells, question.execution, question.arguments, question.sweeping, "--retry" in flags)
+    again = "--retry" in flags
+    return answer(
+        question.cells, question.execution, question.arguments, question.sweeping, again, confirm=question.confirm
+    )
 
 
 def plan(arguments: Sequence[str]) -> int:
@@ -53,7 +56,7 @@ def plan(arguments: Sequence[str]) -> int:
     question = ask(overrides, multirun=bool(flags))
     from ablora.study.dry_run import describe
 
-    print("\n".join(describe(question.cells, question.execution)))
+    print("\n".join(describe(question.cells, question.execution, question.confirm)))
     return 0
 
 
@@ -149,6 +152,18 @@ def collect(arguments: Sequence[str]) -> int:
     return 0
 
 
+def analyse(arguments: Sequence[str]) -> int:
+    """Measure a study's adapters, or any: what they add to the base and how much two of them have in common."""
+    parser = _parser("analyse")
+    parser.add_argument("names", metavar="STUDY or ADAPTER", nargs="+", help="a study; or runs and folders of PEFT's")
+    parser.add_argument("--base", metavar="FOLDER", help="where the adapters' base is: a folder, or pico")
+    parser.add_argument("--out", metavar="DIR", help="write the tables of adapters there (a study has its own place)")
+    given = parser.parse_args(arguments)
+    from ablora_analysis.measure import command
+
+    return command.analyse(given.names, given.base, given.out)
+
+
 def figures(arguments: Sequence[str]) -> int:
     """Draw figures and print where."""
     parser = _parser("figures")
@@ -194,9 +209,14 @@ COMMANDS = {
     "resume": Command("STUDY", "go on with a study from its manifest", resume),
     "retry": Command("STUDY [--only CLASS]", "run a study's failed runs again", retry),
     "collect": Command("STUDY", "one table of a study's results (parquet and CSV)", collect),
+    "analyse": Command("STUDY or ADAPTER...", "subspace, projection and spectrum of what was learnt", analyse),
     "figures": Command("[STUDY]", "draw every figure and table from the run folders", figures),
     "sync": Command("[STUDY]", "upload what was tracked offline", sync),
-    "clean": Command("STUDY [--dry-run]", "free the checkpoints of runs that are done or have diverged", clean),
+    "clean": Command(
+        "STUDY [--dry-run] [--snapshots] [--failed]",
+        "free the checkpoints of runs that are done or have diverged",
+        clean,
+    ),
     "doctor": Command("", "what this machine can do, and what to type where it cannot", doctor),
     "pretrain": Command("...", "train the embedded base model again", pretrain),
 }

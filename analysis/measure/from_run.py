@@ -1,0 +1,170 @@
+"""Adapters that ablora trained, read from run folders."""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ablora.method.export import EXACT
+from ablora.method.init._base import Site
+from ablora.method.lowrank import LowRank
+from ablora.method.seeds import generator
+from ablora.method.structure.experts import Experts
+from ablora.method.structure.pair import Pair
+from ablora.spec import BadInput, RunSpec, check, run_id
+from ablora.store import lines
+from ablora.store.atomic import Corrupted, read_json
+from ablora.store.run_folder import RunFolder
+from ablora.tree import build
+from ablora_analysis.measure.adapters import EXPECTED, WHOLE, Adapter, Part, require_module
+from ablora_analysis.measure.base_weights import BaseWeights
+from ablora_analysis.measure.tensor_file import TensorFile, open_checked, require_names, require_shape
+from ablora_analysis.measure.update import Factors, expected, experts, pair
+
+ROLES: dict[type, tuple[str, ...]] = {
+    Pair: ("A", "B", "scale"),
+    Experts: ("A", "B", "scale", "router", "members", "present", "slots", "num_experts"),
+}
+START = ("A0", "B0")
+Gates = Mapping[str, Float[Tensor, " experts"]]
+_log = logging.getLogger(__name__)
+
+
+class Trained(NamedTuple):
+    """What is needed of a run's specification; the data it was trained on need not be here."""
+
+    method: LowRank
+    dtype: torch.dtype
+    seed: int
+
+
+def open_run(folder: RunFolder, base: Path | None = None) -> Adapter:
+    """A finished run's adapter, checked against its specification and its base (`base`: where that is now)."""
+    tree = folder.read_tree()
+    if base is not None and "path" in tree["model"]:
+        tree = {**tree, "model": {**tree["model"], "path": str(base)}}
+    run = _trained(folder, tree)
+    weights = BaseWeights(_confirmed(folder, tree, base), run.dtype)
+    file = open_checked(folder.adapter / EXACT)
+    ranks = _require_complete(run, file, weights)
+    gates = _mean_gates(folder, run, ranks)
+    return Adapter(
+        id=folder.id,
+        base=weights,
+        ranks=ranks,
+        content=_content(file, gates),
+        parts=partial(_parts, file, run, gates),
+        start=partial(_start, file, run, weights),
+    )
+
+
+def _trained(folder: RunFolder, tree: Mapping[str, Any]) -> Trained:
+    legal = f"a low-rank method of structure {' or '.join(kind.__name__ for kind in ROLES)}"
+    try:
+        method = build(tree["method"])
+        structure = type(getattr(method, "structure", None))
+    except BadInput as error:
+        raise error.under(f"{folder.spec}: method") from None
+    check(structure in ROLES, f"{folder.spec}: method.structure", structure.__name__, legal)
+    return Trained(method, getattr(torch, tree["model"]["dtype"]), tree["seed"])
+
+
+def _confirmed(folder: RunFolder, tree: Mapping[str, Any], base: Path | None) -> Path:
+    """The base's folder, when the run's id says that its content is the one that the run was trained on."""
+    try:
+        own = build(tree["model"]).folder
+    except BadInput as error:
+        raise error.under(f"{folder.spec}: model (or --base)") from None
+    if base is not None and base.resolve() != own.resolve():
+        same = BaseWeights(base).fingerprint == BaseWeights(own).fingerprint
+        check(same, "base", str(base), f"the base of run {folder.id}, {own}")
+    try:
+        now = run_id(build(tree, RunSpec))
+    except (ValueError, OSError) as error:
+        _log.warning("run %s: that %s is its base could not be confirmed (%s)", folder.id, own, error)
+        return own
+    legal = "the base that the run was trained on, and a run to which today's code gives the same id"
+    check(now == folder.id, f"{folder.path}: base", str(own), legal)
+    return own
+
+
+def _roles(run: Trained, file: TensorFile, module: str) -> tuple[str, ...]:
+    started = any(f"{module}.{role}" in file.shapes for role in START)
+    return ROLES[type(run.method.structure)] + (START if started else ())
+
+
+def _require_complete(run: Trained, file: TensorFile, base: BaseWeights) -> dict[str, int]:
+    """Every tensor that the records name, of the shape that rank and base make necessary, and no other."""
+    path = file.path.with_suffix(".json")
+    if not path.exists():
+        raise Corrupted(str(path), None, "the records of the adapter's modules; train the run again")
+    try:
+        ranks = {module: int(record["rank"]) for module, record in read_json(path)["modules"].items()}
+    except (KeyError, TypeError) as error:
+        raise Corrupted(str(path), str(error), "records of modules with their rank") from error
+    require_names(file, [f"{module}.{role}" for module in ranks for role in _roles(run, file, module)])
+    for module, rank in ranks.items():
+        out_features, in_features = file.shapes[f"{module}.B"][-1], file.shapes[f"{module}.A"][-1]
+        require_module(base, file.path, module, (out_features, in_features))
+        sizes = {"A": (rank, in_features), "B": (rank, out_features), "scale": (rank,)}
+        sizes |= {"A0": sizes["A"], "B0": sizes["B"], "members": (rank, run.method.structure.experts)}
+        for role in _roles(run, file, module):
+            if role in sizes:
+                require_shape(file, f"{module}.{role}", sizes[role], "as its rank and its base say")
+    return ranks
+
+
+def _mean_gates(folder: RunFolder, run: Trained, ranks: Mapping[str, int]) -> Gates | None:
+    """Each module's mean gates over the evaluated tokens; None where routing was not recorded."""
+    path, num = folder.items("routing"), run.method.structure.experts
+    if num == 1 or not path.exists():
+        return None
+    try:
+        found = {r["item"]: torch.tensor(r["mean_gate"], dtype=torch.float64) for r in lines.read(path)}
+    except (KeyError, TypeError, ValueError) as error:
+        raise Corrupted(str(path), str(error), "a line per module with its mean_gate") from error
+    for module in ranks:
+        gates = found.get(module)
+        if gates is None or gates.shape != (num,) or not torch.isfinite(gates).all():
+            value = None if gates is None else gates.tolist()
+            raise Corrupted(f"{path}: {module}", value, f"mean_gate, {num} numbers")
+    return found
+
+
+def _content(file: TensorFile, gates: Gates | None) -> str:
+    named = {module: gate.tolist() for module, gate in sorted((gates or {}).items())}
+    return hashlib.sha256(f"{file.sha256} {lines.dumps(named)}".encode()).hexdigest()
+
+
+def _read(file: TensorFile, run: Trained, module: str) -> Factors:
+    roles = _roles(run, file, module)
+    tensors = file.read(f"{module}.{role}" for role in roles)
+    return {role: tensors[f"{module}.{role}"] for role in roles}
+
+
+def _parts(file: TensorFile, run: Trained, gates: Gates | None, module: str) -> dict[str, Part]:
+    factors = _read(file, run, module)
+    rank, structure = len(factors["A"]), run.method.structure
+    if isinstance(structure, Pair):
+        return {WHOLE: Part(pair(factors), rank, "")}
+    num = structure.experts
+    gate = torch.full((num,), 1 / num, dtype=torch.float64) if gates is None else gates[module]
+    whole = Part(expected(factors, gate), rank, "uniform" if gates is None else "measured")
+    return {EXPECTED: whole} | {f"expert {e}": Part(u, rank // num, "") for e, u in enumerate(experts(factors))}
+
+
+def _start(file: TensorFile, run: Trained, base: BaseWeights, module: str) -> Float[Tensor, "rank in"] | None:
+    """A0: saved where B started away from zero, else drawn again from the run's seed."""
+    if f"{module}.A0" in file.shapes:
+        return file.read([f"{module}.A0"])[f"{module}.A0"]
+    rank, shape = file.shapes[f"{module}.A"][0], base.shape(module)
+    assert shape is not None
+    site = Site(torch.empty(shape, device="meta"), rank, run.method.structure.experts, 1.0,
+                generator("init", run.seed, module))  # fmt: skip
+    return run.method.init(site, None).A if run.method.init.indices(site) is None else None

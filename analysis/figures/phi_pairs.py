@@ -1,0 +1,176 @@
+"""phi(i, j) between two runs' updates, gathered by pairs of arms: seed against seed, and method against method.
+
+phi(i, j) = ||U_a^i^T U_b^j||_F^2 / min(i, j) of the first i and j singular vectors (Hu et al. 2021, section 7.2). The
+baseline of every comparison is seed against seed of one method: 1 - phi is how far two updates differ, and a method
+that differs from another by no more than its own seeds do has not been shown to differ.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations_with_replacement
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ablora_analysis.figures.arms import Choice
+from ablora_analysis.figures.measured import SIDES, WHOLE, ordered, runs_of
+
+_VALUES = ["phi", "null", "null_low", "null_high"]
+
+
+class Block(NamedTuple):
+    """Two arms (or one with itself) on one side: means over modules and over pairs of runs."""
+
+    arm_a: str
+    arm_b: str
+    side: str
+    equal_seeds: bool
+    """Pairs of equal seeds, which may share their start, are never pooled with the others."""
+    shared_start: bool
+    ids: tuple[str, ...]
+    pairs: int
+    modules: int
+    undefined: int
+    """How many (pair, module) have no phi; then all means are NaN."""
+    means: Mapping[str, np.ndarray]
+    """phi, null, null_low, null_high: (i, j), from 1; NaN where any module of any pair has none."""
+    per_pair: np.ndarray
+    """phi at i = j: (pair, i), each pair's mean over modules."""
+
+    @property
+    def size(self) -> int:
+        """The greatest i = j that every module of every pair has; 0 for none."""
+        found = np.flatnonzero(np.isfinite(np.diagonal(self.means["phi"])))
+        return int(found[-1]) + 1 if found.size else 0
+
+    def at(self, size: int, value: str = "phi") -> float:
+        """The mean at i = j = `size`; NaN where there is none."""
+        return float(self.means[value][size - 1, size - 1]) if 0 < size <= self.size else math.nan
+
+    def range(self, size: int) -> tuple[float, float]:
+        """The least and greatest pair at i = j = `size`."""
+        own = self.per_pair[:, size - 1] if 0 < size <= self.size else np.array([math.nan])
+        return float(own.min()), float(own.max())
+
+
+class Cell(NamedTuple):
+    """One block at i = j = `size`."""
+
+    arm_a: str
+    arm_b: str
+    side: str
+    equal_seeds: bool
+    shared_start: bool
+    size: int
+    phi: float
+    low: float
+    high: float
+    """The least and greatest pair of runs."""
+    pairs: int
+    modules: int
+    undefined: int
+    null: float
+    null_low: float
+    null_high: float
+    as_between_seeds: bool
+    """Two methods of which some pair of runs differs (1 - phi) by no more than some seeds of one of them do: not a
+    finding."""
+
+
+def of_runs(frame: pd.DataFrame, choices: Sequence[Choice]) -> pd.DataFrame:
+    """Whole updates of two chosen runs, turned so that the earlier arm of the plan comes first: `id_a`, `arm_a`,
+    `seed_a`, `part_a`, the same of b, `equal` seeds, and the frame's other columns."""
+    runs = runs_of(choices).drop_duplicates("id").set_index("id")
+    kept = frame[frame["part"].isin(WHOLE) & frame["part_b"].isin(WHOLE)]
+    kept = kept[kept["id"].isin(runs.index) & kept["id_b"].isin(runs.index)]
+    rows = kept.rename(columns={"id": "id_a", "part": "part_a"}).astype({"module": "category", "kind": "category"})
+    order = {choice.arm: number for number, choice in enumerate(choices)}
+    number = runs["arm"].map(order)
+    turned = (rows["id_a"].map(number) > rows["id_b"].map(number)).to_numpy()
+    for one, two in (("i", "j"), ("id_a", "id_b"), ("part_a", "part_b")):
+        rows[one], rows[two] = rows[one].where(~turned, rows[two]), rows[two].where(~turned, rows[one])
+    for suffix in ("_a", "_b"):
+        for name in ("arm", "seed"):
+            rows[name + suffix] = rows["id" + suffix].map(runs[name])
+    return rows.assign(equal=rows["seed_a"] == rows["seed_b"])
+
+
+def blocks(rows: pd.DataFrame, choices: Sequence[Choice], kind: str | None = None) -> list[Block]:
+    """Every pair of arms that `of_runs` has, the earlier arm of the plan first; of one kind of module, or all."""
+    rows = rows if kind is None else rows[rows["kind"] == kind]
+    parts = dict(list(rows.groupby(["arm_a", "arm_b", "equal", "side"], sort=False)))
+    keys = [(a.arm, b.arm, equal, side) for a, b in combinations_with_replacement(choices, 2)
+            for equal in (False, True) for side in SIDES]  # fmt: skip
+    return [_block(key, parts[key]) for key in keys if key in parts]
+
+
+def _block(key: tuple[str, str, bool, str], rows: pd.DataFrame) -> Block:
+    """Arrays, not groups: a study of 12 runs and 28 modules has a quarter of a million rows, in 300 blocks."""
+    a, b, equal, side = key
+    runs, module = rows[["id_a", "id_b"]].to_numpy(dtype=object), rows["module"].cat.codes.to_numpy()
+    _, pair = np.unique([" ".join(two) for two in runs], return_inverse=True)
+    named, group = np.unique(np.stack([pair, module]), axis=1, return_inverse=True)
+    defined = rows["phi"].notna().to_numpy()
+    i, j = (rows[name].to_numpy(dtype=float, na_value=0.0)[defined].astype(int) for name in "ij")
+    means = {}
+    for name in _VALUES:
+        full = np.full((named.shape[1], i.max(initial=0), j.max(initial=0)), np.nan)
+        full[group.ravel()[defined], i - 1, j - 1] = rows[name].to_numpy(dtype=float)[defined]
+        means[name] = full.mean(axis=0)
+        if name == "phi":
+            diagonal = np.diagonal(full, axis1=1, axis2=2)
+    per_pair = np.stack([diagonal[named[0] == one].mean(axis=0) for one in range(named[0].max() + 1)])
+    undefined = named.shape[1] - len(np.unique(group.ravel()[defined]))
+    if a == b:  # which seed comes first means nothing
+        means = {name: (value + value.T) / 2 for name, value in means.items()}
+    return Block(a, b, side, equal, bool(rows["shared_start"].any()), tuple(sorted(set(runs.ravel()))), len(per_pair),
+                 len(np.unique(named[1])), undefined, means, per_pair)  # fmt: skip
+
+
+def cells(found: Sequence[Block]) -> list[Cell]:
+    """Each block at its greatest i = j, and whether it differs as little as seeds do."""
+    seeds = {(block.arm_a, block.side): block for block in found if block.arm_a == block.arm_b}
+    return [_cell(block, [seeds.get((arm, block.side)) for arm in (block.arm_a, block.arm_b)]) for block in found]
+
+
+def _cell(block: Block, baselines: Sequence[Block | None]) -> Cell:
+    size = block.size
+    low, high = block.range(size)
+    between_methods = block.arm_a != block.arm_b and not block.equal_seeds
+    as_seeds = between_methods and any(high >= base.range(size)[0] for base in baselines if base is not None)
+    return Cell(
+        block.arm_a, block.arm_b, block.side, block.equal_seeds, block.shared_start, size, block.at(size), low, high,
+        block.pairs, block.modules, block.undefined, block.at(size, "null"), block.at(size, "null_low"),
+        block.at(size, "null_high"), as_seeds,
+    )  # fmt: skip
+
+
+def shown(found: Sequence[Block]) -> list[tuple[Block, ...]]:
+    """What is worth a full map, each with its sides: seed against seed of every arm, the least and the most alike two
+    arms (mean over sides, unequal seeds), and the most alike two that share their start."""
+    by_key: dict[tuple[str, str, bool], list[Block]] = {}
+    for block in found:
+        if block.size:
+            by_key.setdefault((block.arm_a, block.arm_b, block.equal_seeds), []).append(block)
+    likeness = {key: sum(b.at(b.size) for b in own) / len(own) for key, own in by_key.items()}
+    return [tuple(by_key[key]) for key in dict.fromkeys(_keys(by_key, likeness))]
+
+
+def _keys(
+    by_key: dict[tuple[str, str, bool], list[Block]], likeness: dict[tuple[str, str, bool], float]
+) -> Iterator[tuple[str, str, bool]]:
+    yield from (key for key in by_key if key[0] == key[1])
+    others = [key for key in by_key if key[0] != key[1]]
+    if unequal := [key for key in others if not key[2]]:
+        yield min(unequal, key=lambda key: likeness[key])
+        yield max(unequal, key=lambda key: likeness[key])
+    if sharing := [key for key in others if key[2] and by_key[key][0].shared_start]:
+        yield max(sharing, key=lambda key: likeness[key])
+
+
+def frame(rows: pd.DataFrame, choices: Sequence[Choice]) -> pd.DataFrame:
+    """Every cell, over all modules (`kind` all) and for each kind of module."""
+    parts = [(kind, cells(blocks(rows, choices, None if kind == "all" else kind)))
+             for kind in ("all", *ordered(rows["kind"].unique()))]  # fmt: skip
+    return pd.DataFrame([{"kind": kind, **cell._asdict()} for kind, own in parts for cell in own])

@@ -31,6 +31,7 @@ from ablora.method.lowrank import LowRank
 from ablora.spec import AdapterSpec
 from ablora.spectra.library import Library
 from presets import method
+from vectors.subspace_case import subspace
 
 Tensors = Mapping[str, Tensor]
 Case = dict[str, Any]
@@ -150,6 +151,7 @@ BUILDS: dict[tuple[str, str], Build] = {
     ("milora", "svd_init"): milora,
     ("molora", "topk"): lambda case, inputs: mixture(case, inputs, "molora_topk"),
     ("goat", "svd_init"): goat,
+    ("analysis", "subspace"): subspace,
 }
 
 

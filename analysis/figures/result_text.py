@@ -4,13 +4,15 @@ import math
 
 import pandas as pd
 
+from ablora_analysis import stats
 from ablora_analysis.figures.result_table import Cell, Panel, ResultTable, number
 from ablora_analysis.text import Entry, Sheet
 
 
 def frame(result: ResultTable) -> pd.DataFrame:
     """One row per arm, data set and metric. `low` and `high` are of the mean; those with `difference_` of the
-    paired difference to the best. `basis` says what each interval speaks of."""
+    paired difference to the best: on these items, with `new_items` on other items too (crossed model), with `bootstrap`
+    the same without a normal distribution. `basis` says what each interval speaks of."""
     budgets = {(b.setting, b.dataset, b.arm): b for b in result.budgets}
     return pd.DataFrame([_row(panel, cell, budgets) for panel in result.panels for cell in panel.cells])
 
@@ -24,10 +26,19 @@ def _row(panel: Panel, cell: Cell, budgets: dict) -> dict[str, object]:
         "tied_with_best": cell.tied, "not_ranked": cell.not_ranked,
         "difference_to_best": pair.difference if pair else math.nan,
         "difference_low": pair.low if pair else math.nan, "difference_high": pair.high if pair else math.nan,
-        "difference_basis": pair.basis if pair else "", "p_holm": cell.p_holm,
+        "difference_basis": pair.basis if pair else "",
+        "difference_new_items_low": pair.new_items_low if pair else math.nan,
+        "difference_new_items_high": pair.new_items_high if pair else math.nan,
+        "difference_bootstrap_low": cell.bootstrap[0], "difference_bootstrap_high": cell.bootstrap[1],
+        "sd_of_differences": pair.sd if pair else math.nan,
+        "p_holm": cell.p_holm, "p_permutation": cell.p_permutation,
+        "smallest_p": stats.smallest_p(pair.seeds) if pair and pair.seeds > 2 else math.nan,
+        "comparisons": sum(c.to_best is not None for c in panel.cells),
         "detectable_difference": panel.detectable if math.isfinite(panel.detectable) else math.nan,
         "trainable_parameters": budget.trainable_parameters, "adapter_bytes": budget.adapter_bytes,
-        "diverged": budget.diverged_share,
+        "diverged": budget.diverged_share, "tuned_on": budget.robustness.metric,
+        "lr_within_a_point_low": budget.robustness.low, "lr_within_a_point_high": budget.robustness.high,
+        "lr_within_a_point_decades": budget.robustness.decades,
     }  # fmt: skip
 
 

@@ -123,7 +123,7 @@ def test_metrics_without_item_records_are_paired_on_seeds(roots: Roots) -> None:
     pair = result.panels[1].cells[0].to_best or result.panels[1].cells[1].to_best
     assert pair is not None
     assert pair.items == 1
-    assert "Without item records, paired on seeds alone: exact_match." in result.notes
+    assert "Paired on seeds alone, no item records: exact_match." in result.notes
 
 
 def result_of_existing(roots: Roots) -> ResultTable:

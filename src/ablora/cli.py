@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from ablora.spec import BadInput, check
 
@@ -19,7 +19,7 @@ ablora: which low-rank adaptation method is best for a model and a task, and why
   ablora status STUDY                                      where each of its runs stands
   ablora figures STUDY                                     its figures and tables
 
-All commands: ablora --help. Every configuration key: ablora run --cfg job"""
+All commands: ablora --help. What can be chosen: ablora run --help. Does it work here: ablora doctor"""
 
 MULTIRUN = {"-m", "--multirun"}
 
@@ -34,8 +34,11 @@ class Command(NamedTuple):
 
 def run(arguments: Sequence[str]) -> int:
     """Run one cell, or with `-m` or a sweep file a study of them; some arguments are Hydra's own to answer."""
-    from ablora.config import ask, hand_over, is_hydras
+    from ablora.config import ask, hand_over, is_hydras, usage
 
+    if {"-h", "--help"} & {*arguments}:
+        print(usage())
+        return 0
     if any(map(is_hydras, arguments)):
         return hand_over(arguments)
     overrides, flags = _split(arguments, {*MULTIRUN, "--retry"})
@@ -50,14 +53,26 @@ def run(arguments: Sequence[str]) -> int:
 
 def plan(arguments: Sequence[str]) -> int:
     """Print what `run` would do."""
-    from ablora.config import ask
+    from ablora.config import ask, usage
 
+    if {"-h", "--help"} & {*arguments}:
+        print(usage())
+        return 0
     overrides, flags = _split(arguments, MULTIRUN)
     question = ask(overrides, multirun=bool(flags))
     from ablora.study.dry_run import describe
 
-    print("\n".join(describe(question.cells, question.execution, question.confirm)))
+    print("\n".join(describe(question.cells, question.execution, question.confirm, _evidence)))
     return 0
+
+
+def _evidence(*of_study: Any) -> Iterable[str]:
+    """What a study's seeds can show, where the analysis is installed."""
+    try:
+        from ablora_analysis.before_launch import lines
+    except ModuleNotFoundError as error:
+        return [f"statistics: not told without {error.name}: pip install 'ablora[analysis]'"]
+    return lines(*of_study)
 
 
 def status(arguments: Sequence[str]) -> int:
@@ -67,12 +82,12 @@ def status(arguments: Sequence[str]) -> int:
     parser.add_argument("--check-stale", action="store_true", help="hash every done run's specification and data again")
     given = parser.parse_args(arguments)
     from ablora.store.roots import Roots
-    from ablora.study.manifest import existing_study, names
+    from ablora.study.manifest import existing_study, require_any
     from ablora.study.status import counts, standings, table, with_stale
 
     roots = Roots.from_environment()
     if given.study is None:
-        for name in names(roots):
+        for name in require_any(roots):
             print(f"{name}: {counts(standings(roots, existing_study(roots, name).rows()))}")
         return 0
     study = existing_study(roots, given.study)
@@ -170,11 +185,16 @@ def figures(arguments: Sequence[str]) -> int:
     parser.add_argument("study", metavar="STUDY", nargs="?")
     given = parser.parse_args(arguments)
     from ablora.store.roots import Roots
-    from ablora.study.manifest import existing_study
-    from ablora_analysis.figures import main
+    from ablora.study.manifest import existing_study, require_any
+    from ablora.study.status import require_done
 
     roots = Roots.from_environment()
+    require_any(roots)
     name = given.study and existing_study(roots, given.study).name
+    if name:
+        require_done(roots, existing_study(roots, name))
+    from ablora_analysis.figures import main
+
     for path in main.draw_all(roots, name):
         print(path)
     return 0
@@ -278,7 +298,20 @@ def _legal_commands(name: str) -> str:
 
 
 def _parser(name: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(prog=f"ablora {name}", description=COMMANDS[name].help)
+    return _Parser(prog=f"ablora {name}", description=COMMANDS[name].help)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says which studies there are to someone who names none."""
+
+    def error(self, message: str) -> NoReturn:
+        from ablora.store.roots import Roots
+        from ablora.study.manifest import names
+
+        there = (
+            f"; studies here: {', '.join(names(Roots.from_environment())) or 'none yet'}" if "STUDY" in message else ""
+        )
+        self.exit(2, f"ablora: {message}{there}\n{self.format_usage()}")
 
 
 def _split(arguments: Sequence[str], legal: set[str]) -> tuple[list[str], set[str]]:

@@ -7,6 +7,9 @@ from ablora.data._base import Dataset, Example
 from ablora.data.encode import Encoded
 from ablora.method.attach import Adapted
 from ablora.models.base import Base
+from ablora.store.run_folder import TEXT
+
+__all__ = ["TEXT", "Evaluation", "Items", "Metrics", "Outcome"]
 
 
 class Items(NamedTuple):
@@ -31,13 +34,18 @@ class Evaluation(Protocol):
     """One frozen dataclass per evaluation."""
 
     @property
-    def split(self) -> str: ...
+    def split(self) -> str:
+        """The split of the run's data set that it reads; `TEXT`: a corpus of its own, and no items are handed to it."""
+        ...
 
     @property
     def max_items(self) -> int | None: ...
 
-    def run(self, base: Base, adapted: Adapted, members: Sequence[Items]) -> list[Outcome]:
-        """Evaluate every member on its own items, without dropout and without gradients."""
+    def run(self, base: Base, adapted: Adapted, members: Sequence[Items]) -> Sequence[Outcome | None]:
+        """Evaluate every member on its own items, without dropout and without gradients.
+
+        None for a member to which the question does not apply: nothing is written of it.
+        """
         ...
 
 

@@ -36,7 +36,7 @@ class AnswerLoss:
     @torch.no_grad()
     def run(self, base: Base, adapted: Adapted, members: Sequence[Items]) -> list[Outcome]:
         losses: list[list[float]] = [[] for _ in members]
-        for chunk in _chunks([m.encoded for m in members]):
+        for chunk in chunks_of([m.encoded for m in members]):
             rows = lay_out(chunk, base.model.device)
             nats = label_losses(base.model, rows).double().cpu()
             sums = torch.zeros(sum(map(len, chunk)), dtype=torch.float64).index_add_(0, rows.owner.cpu(), nats)
@@ -53,7 +53,7 @@ def _outcome(member: Items, losses: Sequence[float]) -> Outcome:
     return Outcome({"answer_loss_nats": sum(losses) / sum(tokens)}, records)
 
 
-def _chunks(runs: Sequence[Sequence[Encoded]]) -> Iterator[list[list[Encoded]]]:
+def chunks_of(runs: Sequence[Sequence[Encoded]]) -> Iterator[list[list[Encoded]]]:
     """Cut every run's items, in order, into pieces of at most ROW_TOKENS (one item at least)."""
     at = [0] * len(runs)
     while any(a < len(run) for a, run in zip(at, runs)):

@@ -136,6 +136,15 @@ class Adapted:
             self.model.set_submodule(name, layer.base)
 
     @contextmanager
+    def beside_base(self) -> Iterator[None]:
+        """Within it a batch has one more row, behind the members': the base's own, from the same forward pass."""
+        self.state.runs += 1
+        try:
+            yield
+        finally:
+            self.state.runs -= 1
+
+    @contextmanager
     def disabled(self) -> Iterator[None]:
         """Within it the model is the base."""
         self.state.enabled = False

@@ -11,18 +11,23 @@ from ablora.method.dropout import Draw, pack_mask
 from ablora.method.stack import Stack
 from ablora.method.structure._base import Context, Stats, Structure
 
+IN_DIMS = (0, 0, 0, 0, Context(0, 0, None))  # pyright: ignore[reportArgumentType] -- which parts vmap cuts by run
+
 
 @dataclass(slots=True)
 class PackState:
     """What all adapted modules of a model share during a forward pass."""
 
     runs: int
+    """Rows of the batch: the members', and behind them those that keep the base's output."""
     compute_dtype: torch.dtype
     enabled: bool = True
     real: Bool[Tensor, "runs tokens"] | None = None
     """False for padding; None: every position is a real token."""
     draws: Sequence[Draw] | None = None
     """Dropout of this forward pass, per run; None: none."""
+    per_token: bool = False
+    """Whether structures report on single tokens (always collected, that took 15 % of a small mixture's step)."""
     stats: dict[str, list[Stats]] = field(default_factory=dict)
     """By module: per group, what its structure reported, stacked over the group's runs. Read it before backward."""
 
@@ -74,13 +79,15 @@ class PackedLinear(nn.Module):
                 continue
             assert group.stack is not None
             rows = group.rows
-            context = Context(dropped[rows], real[rows])
-            part, stats = torch.vmap(group.structure.apply)(
+            context = Context(dropped[rows], real[rows], state.per_token)
+            part, stats = torch.vmap(group.structure.apply, in_dims=IN_DIMS)(
                 group.stack.leaves, group.stack.frozen, x_runs[rows], y_runs[rows], context
             )
-            parts.append(part.to(y.dtype) if len(self.groups) > 1 else part)
+            parts.append(part)
             state.stats[self.name].append(stats)
-        out = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if (members := self.groups[-1].rows.stop) < state.runs:
+            parts.append(y_runs[members:])
+        out = parts[0] if len(parts) == 1 else torch.cat([part.to(y.dtype) for part in parts])
         return out.reshape(*y.shape)
 
     def _drop(self, x: Float[Tensor, "runs tokens in"]) -> Tensor:

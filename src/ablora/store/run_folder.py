@@ -7,7 +7,8 @@ events.jsonl       {"time_s", "state", ...} one line per state transition
 metrics.jsonl      {"kind": "train", "step", "loss_nats", "lr", ...} or {"kind": "eval", "step", "task", ...};
                    a line holds nothing that a second, equal run would not repeat
 timing.jsonl       {"step", "wall_s", "tokens", "tokens_per_s", ...}: what differs from machine to machine
-evals/<task>.jsonl one line per item of the last evaluation: {"item", "step", ...}
+evals/<task>.jsonl one line per item of the last evaluation: {"item", "step", ...}; an item is one of the data set,
+                   a chunk of a corpus, or a module; no file where the question does not apply
 checkpoint/        two slots; gone when the run is done
 adapter/           the final factors
 result.json        {"schema", "id", "step", "metrics": {...}, "trainable_parameters", "modules"}: written last
@@ -120,6 +121,11 @@ def create(roots: Roots, spec: RunSpec) -> RunFolder:
     return folder
 
 
+TEXT = "text"
+"""Stands for a split in records of an evaluation that reads a corpus and not the run's data set."""
+
+
 def metric_name(split: str, metric: str) -> str:
-    """A metric of the test split keeps its name, another's has the split in front: validation_answer_loss_nats."""
-    return metric if split == "test" else f"{split}_{metric}"
+    """A metric of the test split, or of a corpus, keeps its name; another's has the split in front:
+    validation_answer_loss_nats."""
+    return metric if split in ("test", TEXT) else f"{split}_{metric}"

@@ -1,5 +1,6 @@
 """The life of a pack: from specifications in run folders to results in run folders, through any number of deaths."""
 
+import math
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ablora.evals._base import TEXT, Outcome
 from ablora.method.attach import Adapted, Member, attach
 from ablora.method.export import save_adapter
 from ablora.models.base import Base, load
@@ -35,7 +37,7 @@ def execute(
 ) -> None:
     """Train the runs of one pack to their results, going on from their checkpoints.
 
-    A run that fails by itself (a loss that is no number, data that cannot be used) gets its failure.json and the
+    A run that fails by itself (a loss or a metric that is no number, data that cannot be used) gets its failure.json and the
     others go on. Raises Stopped after SIGTERM or Ctrl-C, with checkpoints written; whatever else goes wrong is raised
     for the caller to record against every run of the pack that has no result.
     """
@@ -124,8 +126,9 @@ class _Job:
         """All tasks of the given runs; runs that share a task share its forward passes."""
         tasks = {name: task for run in runs for name, task in run.spec.eval.tasks.items()}
         for name in tasks:
-            with_task = [run for run in runs if name in run.spec.eval.tasks]
-            self._evaluate_task(name, with_task)
+            with_task = [run for run in runs if run.active and name in run.spec.eval.tasks]
+            if with_task:
+                self._evaluate_task(name, with_task)
         for run in runs:
             run.evaluated = run.step
 
@@ -133,15 +136,24 @@ class _Job:
         task = runs[0].spec.eval.tasks[name]
         alike = all(run.spec.eval.tasks[name] == task for run in runs)
         check(alike, f"eval.tasks.{name}", "several", "one choice of this evaluation within a pack")
-        every = [items_of(run.spec, self.base, task.split, task.max_items) for run in self.runs]
+        on_items = task.split != TEXT
+        every = [items_of(run.spec, self.base, task.split, task.max_items) for run in self.runs] if on_items else []
         outcomes = task.run(self.base, self.adapted, [items for items, _ in every])
         for run in runs:
-            metrics, records = outcomes[run.index]
-            run.claim.fence()
-            lines.write(run.folder.items(name), ({**record, "step": run.step} for record in records))
-            self.left_out[run.index][task.split] = list(every[run.index][1])
-            record = {"kind": "eval", "step": run.step, "task": name, "split": task.split}
-            self._record(run, {**record, "metrics": metrics, "items": len(records)})
+            if on_items:
+                self.left_out[run.index][task.split] = list(every[run.index][1])
+            if (outcome := outcomes[run.index]) is not None:
+                self._record_outcome(run, name, task.split, outcome)
+
+    def _record_outcome(self, run: RunState, name: str, split: str, outcome: Outcome) -> None:
+        if bad := {k: v for k, v in outcome.metrics.items() if not math.isfinite(v)}:
+            found = ", ".join(f"{metric} {value}" for metric, value in bad.items())
+            self._fail(run, "diverged", Diverged(f"{found} in {name} at step {run.step}"))
+            return
+        run.claim.fence()
+        lines.write(run.folder.items(name), ({**record, "step": run.step} for record in outcome.records))
+        record = {"kind": "eval", "step": run.step, "task": name, "split": split}
+        self._record(run, {**record, "metrics": outcome.metrics, "items": len(outcome.records)})
 
     def _end(self, runs: Sequence[RunState]) -> None:
         """Last evaluation, adapter, result; the checkpoint goes when the result is there."""
@@ -149,6 +161,8 @@ class _Job:
             self._checkpoint(run)
         self._evaluate([run for run in runs if run.evaluated < run.step])
         for run in runs:
+            if not run.active:  # its evaluation was no number
+                continue
             run.claim.fence()
             save_adapter(self.adapted, run.index, run.folder.adapter)
             self._time(run)

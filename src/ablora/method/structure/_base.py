@@ -28,6 +28,8 @@ class Context(NamedTuple):
     """The input after the adapter's dropout (the input itself where there is none)."""
     real: Bool[Tensor, " tokens"]
     """False for padding."""
+    per_token: bool = False
+    """Whether reports of single tokens are wanted: an evaluation looks at them. In training they would cost time."""
 
 
 class Unmergeable(ValueError):  # noqa: N818 -- what the structure is

@@ -114,7 +114,10 @@ class Experts:
             hidden = gate * hidden
         hidden = hidden * displacement.scale(frozen, dtype)
         out = y + hidden @ displacement.outward(params, frozen, dtype)
-        return out, routing_stats(probabilities, chosen, frozen, context.real)
+        stats = routing_stats(probabilities, chosen, frozen, context.real)
+        if context.per_token:
+            stats = {**stats, "probabilities": probabilities, "weights": weights, "chosen": chosen}
+        return out, stats
 
     def penalty(self, stats: Stats, modules: int) -> Float[Tensor, ""] | None:
         if self.balance.coefficient == 0:

@@ -4,7 +4,7 @@ import argparse
 import difflib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from typing import NamedTuple, NoReturn
 
@@ -189,13 +189,13 @@ def figures(arguments: Sequence[str]) -> int:
     from ablora.study.status import require_done
 
     roots = Roots.from_environment()
-    require_any(roots)
-    name = given.study and existing_study(roots, given.study).name
-    if name:
-        require_done(roots, existing_study(roots, name))
+    if given.study is None:
+        require_any(roots)
+    else:
+        require_done(roots, existing_study(roots, given.study))
     from ablora_analysis.figures import main
 
-    for path in main.draw_all(roots, name):
+    for path in main.draw_all(roots, given.study):
         print(path)
     return 0
 

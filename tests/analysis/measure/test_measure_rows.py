@@ -2,20 +2,20 @@
 
 import math
 
+import measure_oracle as oracle
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measure_made import gaussian, spread
 
-import oracle
 from ablora.spectra.library import Library
 from ablora_analysis.measure import rows
 from ablora_analysis.measure.adapters import WHOLE, Part
 from ablora_analysis.measure.base_view import BaseView
 from ablora_analysis.measure.projection import expected_random
 from ablora_analysis.measure.update import Update, decompose
-from made import gaussian, spread
 
 NONE = Library(None)
 
@@ -65,7 +65,7 @@ def test_every_row_equals_the_dense_oracle(out, into, rank, seed, scale):
 
 def test_a_planted_direction_is_an_intruder_and_a_stretched_one_is_none():
     w = spread(60, 40)
-    u, s, vh = torch.linalg.svd(w, full_matrices=False)
+    u, _, vh = torch.linalg.svd(w, full_matrices=False)
     other = torch.linalg.qr(gaussian(60, 3, seed=9))[0]
     planted = Update(3 * other, torch.linalg.qr(gaussian(40, 3, seed=8))[0].mT)
     # In high dimension a random direction has a small cosine with each of W's; here the largest of 40 stays under 0.7.

@@ -2,17 +2,17 @@
 
 import math
 
+import measure_oracle as oracle
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measure_made import gaussian
 
-import oracle
 from ablora_analysis.measure import null
 from ablora_analysis.measure.pairs import grid, same_start
 from ablora_analysis.measure.subspace import grassmann_distance, phi, principal_angles
-from made import gaussian
 
 
 def frame(rank: int, d: int, seed: int) -> torch.Tensor:

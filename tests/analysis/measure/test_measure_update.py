@@ -5,9 +5,9 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from measure_made import gaussian
 
 from ablora_analysis.measure.update import Decomposition, Update, decompose, expected, experts, pair
-from made import gaussian
 
 SIZES = st.integers(1, 24)
 
@@ -49,7 +49,9 @@ def test_the_numerical_rank_is_that_of_the_product(out, into, rank, more, scale)
     """Directions that repeat others, cancel them, or are zero in one factor add nothing."""
     B, A = gaussian(out, rank), gaussian(rank, into, seed=1)
     mix = gaussian(rank, more, seed=2)
-    doubled = Update(torch.cat([B, B @ mix, B[:, :1], B[:, :1]], 1), torch.cat([A, 0 * gaussian(more, into), A[:1], -A[:1]]))
+    doubled = Update(
+        torch.cat([B, B @ mix, B[:, :1], B[:, :1]], 1), torch.cat([A, 0 * gaussian(more, into), A[:1], -A[:1]])
+    )
     d = decompose(Update(scale * doubled.B, doubled.A))
     assert len(d.sigma) == rank
     np.testing.assert_allclose(rebuilt(d), (scale * B @ A).numpy(), atol=1e-9 * scale)

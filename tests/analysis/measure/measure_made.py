@@ -29,7 +29,7 @@ def spread(out_features: int, in_features: int, seed: int = 0) -> Tensor:
     return (u * (1.2 ** -torch.arange(h, dtype=torch.float64))) @ v.mT
 
 
-def write_run(roots: Roots, spec: RunSpec, loss: float = 1.0, size: float = 1e-2) -> tuple[RunFolder, dict[str, Tensor]]:
+def write_run(roots: Roots, spec: RunSpec, size: float = 1e-2) -> tuple[RunFolder, dict[str, Tensor]]:
     """A finished run whose adapter was moved at random, and the dense update of each module in float64 (none for a
     mixture, which has no single weight)."""
     folder = create(roots, spec)
@@ -42,7 +42,7 @@ def write_run(roots: Roots, spec: RunSpec, loss: float = 1.0, size: float = 1e-2
         weights = {name: layer.base.weight.double() for name, layer in adapted.modules.items()}
         dense = {name: weight.double() - weights[name] for name, weight in merged_weights(adapted, 0).items()}
     adapted.detach()
-    result: dict[str, Any] = {"schema": 1, "id": folder.id, "step": 1, "metrics": {"answer_loss_nats": loss}}
+    result: dict[str, Any] = {"schema": 1, "id": folder.id, "step": 1, "metrics": {"answer_loss_nats": 1.0}}
     atomic.write_json(folder.result, {**result, "trainable_parameters": 1, "modules": {}})
     return folder, dense
 

@@ -7,6 +7,8 @@ import pytest
 
 from ablora.cli import main
 from ablora.config.loader import conf_dir
+from ablora.store.roots import Roots
+from ablora.study.manifest import Row, StudyFolder
 
 CONF = conf_dir()
 
@@ -16,7 +18,15 @@ MISTAKES = {
     "an unknown key": ("run trian.lr=1", ["trian.lr=1", "did you mean train.lr?", "method, model, dataset"]),
     "an unknown field": ("run train.lrr=1", ["train.lrr=1", "train has lr, max_steps"]),
     "a new key": ("run +flavour=1", ["flavour=1", "the configuration has method, model"]),
-    "an unknown method": ("run method=lorra", ["method='lorra'", "goat, lora, milora"]),
+    "an unknown method": ("run method=lorra", ["method='lorra'", "did you mean method=lora?", "goat, lora, milora"]),
+    "a key by its last name": ("run lr=1e-3", ["lr=0.001", "did you mean train.lr?"]),
+    "a space for a comma": ("run -m method=lora milora", ["'milora'", "commas and no spaces", "method=lora,milora"]),
+    "a space after a comma": (
+        "run -m method=lora, milora",
+        ["'method=lora,'", "commas and no spaces", "method=lora,milora"],
+    ),
+    "a comma at the end": ("run -m method=lora,milora,", ["on either side of each comma: method=lora,milora"]),
+    "a key without a value": ("run -m method", ["key=value", "method=..."]),
     "an unknown axis value": ("run method/init=none", ["method/init='none'", "svd_minor", "zero_b"]),
     "an unknown axis": ("run method/start=zero_b", ["method/start='zero_b'", "method/init"]),
     "a dot for a slash": (
@@ -55,7 +65,11 @@ MISTAKES = {
     "an unknown flag": ("run --fast", ["flag='--fast'", "--retry"]),
     "an unknown command": ("frobnicate", ["COMMAND='frobnicate'", "run, plan, status"]),
     "a misspelt command": ("statsu", ["did you mean status?"]),
-    "an unknown study": ("status nope", ["STUDY='nope'", "there is none yet"]),
+    "an unknown study": ("status nope", ["STUDY='nope'", "there is none yet", "study=NAME", "ABLORA_RUNS="]),
+    "no study at all": ("status", ["STUDY=''", "there is none yet", "study=NAME"]),
+    "no study to draw": ("figures", ["STUDY=''", "there is none yet", "study=NAME"]),
+    "an unknown study to watch": ("watch nope", ["STUDY='nope'"]),
+    "an unknown study to clean": ("clean nope", ["STUDY='nope'"]),
     "an unknown study to resume": ("resume nope", ["STUDY='nope'"]),
     "an unknown study to retry": ("retry nope", ["STUDY='nope'"]),
     "an unknown study to collect": ("collect nope", ["STUDY='nope'"]),
@@ -98,6 +112,7 @@ def test_a_place_that_cannot_be_written_to(variable, tmp_path, monkeypatch, caps
     said = capsys.readouterr().err
     assert variable in said
     assert "a folder that can be written to" in said
+    assert f"export {variable}=FOLDER" in said
     assert not list(Path.cwd().glob("*/*"))
 
 
@@ -142,3 +157,16 @@ def conf_with_sweep(folder: Path, text: str) -> Path:
         (conf / "sweeps").mkdir()
     (conf / "sweeps/own.yaml").write_text(text)
     return conf
+
+
+def test_a_study_that_is_misspelt_or_not_finished_or_not_named_says_what_to_type(capsys):
+    StudyFolder(Roots.from_environment().studies / "first").write([Row("0" * 12, {}, "lora", 0)], [], {})
+    assert main(["watch", "frist"]) == 2
+    assert "did you mean first?" in capsys.readouterr().err
+    assert main(["figures", "first"]) == 2
+    said = capsys.readouterr().err
+    assert "1 runs (1 planned)" in said
+    assert "`ablora resume first`" in said
+    with pytest.raises(SystemExit, match="2"):
+        main(["retry"])
+    assert "required: STUDY; studies here: first" in capsys.readouterr().err

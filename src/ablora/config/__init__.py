@@ -3,5 +3,6 @@
 from ablora.config.entry import hydra_main, sweep
 from ablora.config.handover import hand_over, is_hydras
 from ablora.config.question import Question, ask
+from ablora.config.usage import usage
 
-__all__ = ["Question", "ask", "hand_over", "hydra_main", "is_hydras", "sweep"]
+__all__ = ["Question", "ask", "hand_over", "hydra_main", "is_hydras", "sweep", "usage"]

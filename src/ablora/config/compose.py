@@ -129,7 +129,8 @@ def _unknown(tree: Mapping[str, Any], key: str, value: Any) -> BadInput:
         reached.append(part)
     place = f"{'.'.join(reached)} has" if reached else "the configuration has"
     here = f"{place} {', '.join(map(str, node))}" if isinstance(node, Mapping) else f"{'.'.join(reached)} has no fields"
-    close = difflib.get_close_matches(key, list(_paths(tree)), n=1)
+    paths = _paths(tree)
+    close = [path for path in paths if path.endswith(f".{key}")] or difflib.get_close_matches(key, paths, n=1)
     return BadInput(key, value, f"an unknown key; {f'did you mean {close[0]}? ' if close else ''}{here}")
 
 

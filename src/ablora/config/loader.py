@@ -1,5 +1,6 @@
 """Hydra's configuration loader over conf/, and its errors in our words."""
 
+import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,13 +67,31 @@ def parse(loader: ConfigLoader, arguments: list[str]) -> list[Override]:
     """The arguments by Hydra's grammar; one that it cannot read is named."""
     parser = OverridesParser.create(config_loader=loader)
     found = []
-    for argument in arguments:
+    for i, argument in enumerate(arguments):
         try:
             found.extend(parser.parse_overrides([argument]))
         except HydraException as error:
-            reason = str(error).splitlines()[0].rstrip(".")
-            raise BadInput("override", argument, f"key=value in Hydra's grammar ({reason})") from error
+            reason = str(error).splitlines()[0].partition(" expecting {")[0].rstrip(".")
+            hint = _meant(arguments, i) or f"key=value in Hydra's grammar ({reason})"
+            raise BadInput("override", argument, hint) from error
     return found
+
+
+def _meant(arguments: list[str], i: int) -> str:
+    """What an argument that does not parse was probably meant to be; empty where nothing comes to mind."""
+    argument = arguments[i]
+    first = i if argument.endswith(",") else i - 1  # `method=lora, pissa`, `method=lora pissa`
+    pair = arguments[max(first, 0) : first + 2]
+    if len(pair) == 2 and "=" in pair[0] and "=" not in pair[1]:
+        joined = f"{pair[0].rstrip(',')},{pair[1].strip(',')}"
+        return f"key=value; several values of one key have commas and no spaces between them: {joined}"
+    if "=" not in argument:
+        return f"key=value, such as method=lora; did you mean {argument}=...?"
+    key, _, values = argument.partition("=")
+    parts = [part for part in values.split(",") if part.strip()]
+    if parts and values.count(",") >= len(parts):  # a comma too many
+        return f"key=value in Hydra's grammar, with a value on either side of each comma: {key}={','.join(parts)}"
+    return ""
 
 
 def is_group(loader: ConfigLoader, name: str) -> bool:
@@ -83,4 +102,6 @@ def require_choice(loader: ConfigLoader, group: str, value: str) -> None:
     """Refuse a value that the group has no file for; the message lists those it has."""
     options = sorted(loader.get_group_options(group))
     if value not in options:
-        raise BadInput(group, value, f"one of {', '.join(options) or '(none exist)'}")
+        close = difflib.get_close_matches(value, options, n=1)
+        meant = f"did you mean {group}={close[0]}? " if close else ""
+        raise BadInput(group, value, f"{meant}one of {', '.join(options) or '(none exist)'}")

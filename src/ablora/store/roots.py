@@ -35,4 +35,5 @@ class Roots:
                 probe.touch()
                 probe.unlink()
             except OSError as error:
-                raise BadInput(variable, str(root), f"a folder that can be written to ({error.strerror})") from error
+                legal = f"a folder that can be written to ({error.strerror}); export {variable}=FOLDER names another"
+                raise BadInput(variable, str(root), legal) from error

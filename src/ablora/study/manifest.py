@@ -3,9 +3,11 @@
 manifest.jsonl   one line per cell: {"id", "labels", "method", "pack", "why"}, and "duplicate_of" where an earlier line
                  holds the same run
 plan.json        {"schema", "name", "overrides", "cells", "runs", "duplicates", "packs", "created_s", "execution"}
+confirm.json     the second stage of a study that tunes first (study/confirm.py)
 jobs/            what submitit writes: payloads (lists of run ids) and logs
 """
 
+import difflib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -57,6 +59,10 @@ class StudyFolder:
     def plan(self) -> Path:
         return self.path / "plan.json"
 
+    @property
+    def confirm(self) -> Path:
+        return self.path / "confirm.json"
+
     def rows(self) -> list[Row]:
         """The manifest's cells in order; none if there is no such study yet."""
         out = []
@@ -99,9 +105,23 @@ def study_folder(roots: Roots, name: str) -> StudyFolder:
 def existing_study(roots: Roots, name: str) -> StudyFolder:
     """The folder of a study that has a manifest, or an error that lists those there are."""
     folder = study_folder(roots, name)
-    check("/" not in name and folder.manifest.exists(), "STUDY", name,
-          f"a study in {roots.studies}: {', '.join(names(roots)) or 'there is none yet'}")  # fmt: skip
+    check("/" not in name and folder.manifest.exists(), "STUDY", name, _legal_names(roots, name))
     return folder
+
+
+def require_any(roots: Roots) -> list[str]:
+    """Every study, by name; an error that says how to get one if there is none."""
+    found = names(roots)
+    check(bool(found), "STUDY", "", _legal_names(roots, ""))
+    return found
+
+
+def _legal_names(roots: Roots, name: str) -> str:
+    if found := names(roots):
+        close = difflib.get_close_matches(name, found, n=1)
+        return f"{f'did you mean {close[0]}? ' if close else ''}a study in {roots.studies}: {', '.join(found)}"
+    return (f"a study in {roots.studies}: there is none yet; `ablora run -m ... study=NAME` makes one. Studies made in "
+            "another folder: go there, or export ABLORA_RUNS=THAT/FOLDER/runs")  # fmt: skip
 
 
 def names(roots: Roots) -> list[str]:

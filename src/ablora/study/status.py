@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from ablora.spec import check
 from ablora.store import atomic
 from ablora.store.claims import is_held, latest
 from ablora.store.roots import Roots
@@ -73,6 +74,14 @@ def failure_of(folder: RunFolder) -> Mapping[str, object]:
     except atomic.Corrupted as error:
         record = {"message": str(error)}
     return {"class": "bug", "message": "", **(record if isinstance(record, dict) else {})}
+
+
+def require_done(roots: Roots, study: StudyFolder) -> None:
+    """Refuse a study of which no run is done yet, with its counts and what to type."""
+    found = standings(roots, study.rows())
+    next_ = f"`ablora resume {study.name}` goes on with it, `ablora watch {study.name}` shows how far it is"
+    legal = f"a study with a finished run; this one has {counts(found)}. {next_}"
+    check(any(standing.state == "done" for standing in found.values()), "STUDY", study.name, legal)
 
 
 def last_step(folder: RunFolder) -> str:

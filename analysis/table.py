@@ -36,8 +36,8 @@ EXACT = "ablora_adapter.safetensors"
 `ablora.method.export` imports torch, which a table does not need.)"""
 
 LABEL = "label."
-DERIVED = ("arm", "setting", "fate")
-"""What `figures.arms.prepare` adds."""
+DERIVED = ("arm", "setting", "fate", "why")
+"""What `cells` and `figures.arms.prepare` add."""
 
 
 def collect(roots: Roots, study: str, stale: Callable[[RunFolder], bool] = RunFolder.is_stale) -> Path:
@@ -87,7 +87,7 @@ def cells(roots: Roots, study: str, table: pd.DataFrame) -> pd.DataFrame:
     """One row per planned cell: its own method and labels, and the columns of its run. Two cells that are the same run
     (a method without a rank in a grid over ranks) are two rows here and one in the table of runs."""
     planned = [
-        {"id": cell["id"], "method": cell["method"]}
+        {"id": cell["id"], "method": cell["method"], "why": cell.get("why", "grid")}
         | {LABEL + axis: _text(value) for axis, value in cell.get("labels", {}).items()}
         for cell in manifest(roots, study)
     ]

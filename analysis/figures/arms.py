@@ -2,6 +2,7 @@
 
 arm      what is compared: a method, and the axes that were swept beside it (`lora, init=svd_minor`)
 setting  what is held equal in a comparison: model, data set options, and the rank where methods are compared
+why      the cell's part in the study's protocol: "tune" chooses a rate, "confirm" is reported, "grid" does both
 fate     used, diverged (data, shown as such), or why a run is left out
 """
 
@@ -15,6 +16,8 @@ from ablora.store.atomic import Corrupted
 from ablora_analysis.table import LABEL, metrics_of, names
 
 USED, DIVERGED = "used", "diverged"
+CONFIRM = "confirm"
+"""Restated from `ablora.study.confirm`, which imports torch by way of the data sets."""
 _OWN_COLUMN = {"method", "seed", "train.lr", "dataset", "model", "rank"}
 _SELECTION = ("validation_answer_loss_nats", "answer_loss_nats", "train_loss_nats")
 _KEY = ["setting", "dataset", "arm"]
@@ -96,16 +99,29 @@ def selection_metric(prepared: pd.DataFrame) -> str | None:
 
 
 def choose(prepared: pd.DataFrame) -> list[Choice]:
-    """Each arm's learning rate: among the rates with the most finished seeds, the least mean of the selection metric
-    over seeds. A rate at which a seed diverged has fewer finished seeds, so a rate where none did comes before it."""
+    """Each arm's learning rate, and its runs there.
+
+    Where the study confirms with fresh seeds, the rate is the one that was confirmed, and only those seeds are used.
+    Otherwise: among the rates with the most finished seeds, the least mean of the selection metric over seeds. A rate
+    at which a seed diverged has fewer finished seeds, so a rate where none did comes before it.
+    """
     metric = selection_metric(prepared)
+    confirms = confirmed(prepared)
     runs = prepared[prepared["fate"].isin([USED, DIVERGED])]
     out = []
     for _, part in runs.groupby(_KEY, sort=False):
-        rates = {float(str(lr)): rows for lr, rows in part.groupby("lr", sort=True)}
-        lr = min(rates, key=lambda rate: _merit(rates[rate], metric))
-        out.append(_choice(part, rates[lr], tuple(rates), lr, metric))
+        fresh = part[part["why"] == CONFIRM]
+        tuned = part[part["why"] != CONFIRM] if len(fresh) < len(part) else part
+        rates = {float(str(lr)): rows for lr, rows in tuned.groupby("lr", sort=True)}
+        lr = float(fresh["lr"].iloc[0]) if len(fresh) else min(rates, key=lambda rate: _merit(rates[rate], metric))
+        own = fresh if confirms else rates[lr]
+        out.append(_choice(part, own, tuple(sorted({*rates, lr})), lr, metric))
     return out
+
+
+def confirmed(prepared: pd.DataFrame) -> bool:
+    """Whether the study reports fresh seeds; until the first of them is planned, its figures show what tuned."""
+    return bool((prepared["why"] == CONFIRM).any())
 
 
 def _merit(rows: pd.DataFrame, metric: str | None) -> tuple[int, float]:
@@ -134,7 +150,10 @@ def _choice(part: pd.DataFrame, rows: pd.DataFrame, lrs: tuple[float, ...], lr: 
 def notes(prepared: pd.DataFrame, choices: Sequence[Choice]) -> list[str]:
     """What a reader must know of how runs were chosen; short, for a figure's foot."""
     out = []
-    if any(len(choice.lrs) > 1 for choice in choices):
+    if confirmed(prepared):
+        metric = choices[0].metric
+        out.append(f"Learning rate of each method: least {metric} of a tuning seed; shown are fresh seeds alone.")
+    elif any(len(choice.lrs) > 1 for choice in choices):
         metric = choices[0].metric
         held_out = metric.startswith("validation_")
         where = "on a validation split" if held_out else "selected on the reported items"

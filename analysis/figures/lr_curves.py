@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from ablora_analysis.figures import arms, result_table, style
-from ablora_analysis.figures.arms import DIVERGED, USED, Choice
+from ablora_analysis.figures.arms import CONFIRM, DIVERGED, USED, Choice
 from ablora_analysis.figures.study import Study, paint_panels
 from ablora_analysis.figures.style import Look
 
@@ -35,8 +35,8 @@ class LrCurve(NamedTuple):
 
 
 def points(prepared: pd.DataFrame, choices: Sequence[Choice], metric: str) -> list[LrCurve]:
-    """One curve per choice."""
-    runs = prepared[prepared["fate"].isin([USED, DIVERGED])]
+    """One curve per choice; where the study confirms with fresh seeds, these are in no curve: they have one rate."""
+    runs = prepared[prepared["fate"].isin([USED, DIVERGED]) & (prepared["why"] != CONFIRM)]
     out = []
     for choice in choices:
         same = (runs["setting"] == choice.setting) & (runs["dataset"] == choice.dataset) & (runs["arm"] == choice.arm)

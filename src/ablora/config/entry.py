@@ -51,5 +51,7 @@ def _run_one(config: DictConfig) -> None:
 def _answer(question: Question) -> None:
     from ablora.study.main import answer  # late: it imports torch, and `--help` needs none of it
 
-    if code := answer(question.cells, question.execution, question.arguments, question.sweeping):
+    if code := answer(
+        question.cells, question.execution, question.arguments, question.sweeping, confirm=question.confirm
+    ):
         sys.exit(code)

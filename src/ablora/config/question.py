@@ -7,12 +7,14 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 
-from ablora.config.axes import EXECUTION, Axis, from_arguments, from_grid, replaced, sweep_name
+from ablora.config.axes import EXECUTION, Axis, Value, from_arguments, from_grid, replaced, sweep_name
 from ablora.config.compose import Composer
 from ablora.config.loader import open_loader, require_choice
 from ablora.spec import BadInput, check
 from ablora.study.cell import Cell
+from ablora.study.confirm import CONFIRM, TUNE, Confirm
 from ablora.study.execution import Execution, execution_of
+from ablora.tree import build
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,8 @@ class Question:
     arguments: tuple[str, ...]
     sweeping: bool
     """Whether it is a study by its form: `-m`, or a sweep file."""
+    confirm: Confirm | None = None
+    """Where there is one, cells that say "confirm" are its candidates, the others tune."""
 
 
 def ask(arguments: Sequence[str], multirun: bool) -> Question:
@@ -37,34 +41,53 @@ def ask_with(loader: ConfigLoader, arguments: Sequence[str], multirun: bool, alw
     sweeping = multirun or any(argument.lstrip("+").startswith("sweeps=") for argument in arguments)
     axes = {axis.key: axis for axis in from_arguments(loader, arguments, sweeping)}
     composer = Composer(loader, always)
-    combinations = [
-        chosen for block in _blocks(loader, composer, axes) for chosen in _product([*_rest(axes, block), *block])
-    ]
-    trees = [_composed(composer, chosen) for chosen in combinations]
-    cells = tuple(_cell(tree, chosen) for tree, chosen in zip(trees, combinations))
-    return Question(cells, execution_of(trees[0]), tuple(arguments), sweeping)
+    blocks, confirm = _sweep(loader, composer, axes)
+    stages = [(TUNE if confirm else "grid", [[*_rest(axes, block), *block] for block in blocks])]
+    if confirm is not None:
+        stages.append((CONFIRM, [_fresh(block, confirm) for block in stages[0][1]]))
+    asked = [(why, chosen) for why, products in stages for product in products for chosen in _product(product)]
+    trees = [_composed(composer, chosen) for _, chosen in asked]
+    cells = tuple(_cell(tree, chosen, why) for tree, (why, chosen) in zip(trees, asked))
+    return Question(cells, execution_of(trees[0]), tuple(arguments), sweeping, confirm)
 
 
-def _blocks(loader: ConfigLoader, composer: Composer, axes: Mapping[str, Axis]) -> list[list[Axis]]:
-    """The blocks of the sweep file's grid, with the command line's values; one empty block without a file."""
+def _fresh(product: Sequence[Axis], confirm: Confirm) -> list[Axis]:
+    """A product of axes with the fresh seeds in place of its own."""
+    swept = [axis.key for axis in product if axis.swept]
+    legal = f"an axis of the grid that is not the seed: {', '.join(key for key in swept if key != 'seed')}"
+    check(confirm.axis in swept and confirm.axis != "seed", "sweep.confirm.axis", confirm.axis, legal)
+    seeds = Axis("seed", tuple(Value(f"seed={seed}", seed) for seed in confirm.seeds), swept=True, composed=False)
+    return [*(axis for axis in product if axis.key != "seed"), seeds]
+
+
+def _sweep(
+    loader: ConfigLoader, composer: Composer, axes: Mapping[str, Axis]
+) -> tuple[list[list[Axis]], Confirm | None]:
+    """The blocks of the sweep file's grid, with the command line's values, and its second stage; one empty block
+    without a file."""
     name = sweep_name(axes)
     if name is None:
-        return [[]]
+        return [[]], None
     require_choice(loader, "sweeps", name)
-    chosen = [
-        a.values[0].text for a in axes.values() if a.composed and (a.key == "sweeps" or a.key.startswith("sweep."))
-    ]
-    found = composer.base(chosen).get("sweep")
-    legal = f"a mapping with `grid`: axes of sweeps/{name}.yaml, or a list of such blocks"
+    own = [(axis, 0) for axis in axes.values() if axis.key == "sweeps" or axis.key.startswith("sweep.")]
+    found = composer.cell(own).get("sweep")
+    legal = f"a mapping with `grid` (axes of sweeps/{name}.yaml, or a list of such blocks), and perhaps `confirm`"
     if not isinstance(found, Mapping) or not found:
         raise BadInput("sweep", found, legal)
     for key in found:
-        check(key == "grid", f"sweep.{key}", found[key], legal)
+        check(key in ("grid", "confirm"), f"sweep.{key}", found[key], legal)
     grid = found["grid"]
     blocks = grid if isinstance(grid, list) else [grid]
     for block in blocks:
         check(isinstance(block, Mapping) and bool(block), "sweep.grid", block, legal)
-    return [replaced(from_grid(loader, block), axes) for block in blocks]
+    return [replaced(from_grid(loader, block), axes) for block in blocks], _confirm(found.get("confirm"))
+
+
+def _confirm(tree: Any) -> Confirm | None:
+    try:
+        return None if tree is None else build(tree, Confirm)
+    except BadInput as error:
+        raise error.under("sweep.confirm") from error
 
 
 def _rest(axes: Mapping[str, Axis], block: Sequence[Axis]) -> list[Axis]:
@@ -85,9 +108,10 @@ def _composed(composer: Composer, chosen: Sequence[tuple[Axis, int]]) -> dict[st
         raise _cell({}, chosen).blame(error) from error
 
 
-def _cell(tree: Mapping[str, Any], chosen: Sequence[tuple[Axis, int]]) -> Cell:
+def _cell(tree: Mapping[str, Any], chosen: Sequence[tuple[Axis, int]], why: str = "grid") -> Cell:
     return Cell(
         tree={key: value for key, value in tree.items() if key not in EXECUTION},
         labels={axis.key: axis.values[i].parsed for axis, i in chosen if axis.swept},
         overrides=tuple(axis.values[i].text for axis, i in chosen if axis.swept),
+        why=why,
     )

@@ -1,33 +1,54 @@
 """`ablora plan`: what a command would do, and nothing done."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from ablora.store.roots import Roots
 from ablora.study.cell import Cell
+from ablora.study.confirm import TUNE, Arm, Confirm, asked, require_fresh
 from ablora.study.execution import Execution
-from ablora.study.manifest import merged, study_folder
+from ablora.study.manifest import Row, merged, study_folder
 from ablora.study.plan import Plan, derived_name, make, method_name
 from ablora.study.reconcile import reconcile
 from ablora.study.status import counts
 
+Evidence = Callable[[Roots, str, Sequence[Mapping[str, Any]]], Iterable[str]]
+"""Lines on what the cells of a study can show; from the analysis, which only the command line imports."""
 
-def describe(cells: Sequence[Cell], execution: Execution) -> Iterator[str]:
-    """Lines of text: cells, which of them are one run, what is done, packs, and trainable parameters."""
+
+def describe(
+    cells: Sequence[Cell], execution: Execution, confirm: Confirm | None = None, evidence: Evidence | None = None
+) -> Iterator[str]:
+    """Lines of text: cells, which of them are one run, what is done, packs, trainable parameters, and what the seeds
+    can show."""
     roots = Roots.from_environment()
     plan = make(cells)
     study = study_folder(roots, execution.study or derived_name(plan))
-    rows = merged(study.rows(), plan.rows, study.name)
+    if confirm is not None:
+        require_fresh(confirm, plan)
+    rows = merged(study.rows(), asked(plan, study.rows()), study.name)
     gap = reconcile(roots, rows)
-    duplicates = len(rows) - len(plan.specs)
+    duplicates = len(rows) - len({row.id for row in rows})
     yield f"study {study.name}{' (exists)' if study.manifest.exists() else ''}"
     yield f"cells: {len(rows)}, of which {duplicates} are the same run as an earlier one"
     yield from _duplicates(plan)
     yield f"runs: {counts(gap.found)}"
+    yield from _second_stage(rows, confirm)
     place = type(execution.cluster).__name__.lower()
     yield f"to run: {sum(map(len, gap.packs))} runs in {len(gap.packs)} packs ({place})"
     yield "trainable parameters:"
     for (method, rank), count in sorted(_parameters(plan).items(), key=str):
         yield f"  {method:<16} rank {rank}: {count}"
+    if evidence is not None:
+        yield from evidence(roots, study.name, [row.to_record() for row in plan.rows])
+
+
+def _second_stage(rows: Sequence[Row], confirm: Confirm | None) -> Iterator[str]:
+    if confirm is not None:
+        arms = len({Arm.of(row, confirm.axis) for row in rows if row.why == TUNE})
+        seeds = ", ".join(map(str, confirm.seeds))
+        yield (f"then confirm: {arms} arms at the {confirm.axis} of least {confirm.metric}, seeds {seeds}: "
+               f"{arms * len(confirm.seeds)} runs, of which only these are reported")  # fmt: skip
 
 
 def _duplicates(plan: Plan) -> Iterator[str]:

@@ -8,7 +8,9 @@ from ablora.dispatch.base import Interrupted, Job
 from ablora.store.claims import is_held_beside
 from ablora.store.roots import Roots
 from ablora.store.run_folder import create, folder_of
+from ablora.study import confirm as confirmation
 from ablora.study.cell import Cell
+from ablora.study.confirm import Confirm
 from ablora.study.execution import Execution, execution_of
 from ablora.study.manifest import Row, StudyFolder, existing_study, merged, study_folder
 from ablora.study.plan import Plan, derived_name, make
@@ -21,23 +23,33 @@ LOOK_S = 0.5
 
 
 def answer(
-    cells: Sequence[Cell], execution: Execution, arguments: Sequence[str], sweeping: bool, again: bool = False
+    cells: Sequence[Cell],
+    execution: Execution,
+    arguments: Sequence[str],
+    sweeping: bool,
+    again: bool = False,
+    confirm: Confirm | None = None,
 ) -> int:
     """Run what the cells ask for and is not done yet; the exit code. Nothing is written before all of it is valid.
 
-    `again`: what failed before is tried again.
+    `again`: what failed before is tried again. With `confirm`, cells that say "confirm" are candidates: they run when
+    tuning has chosen them.
     """
     roots = Roots.from_environment()
     plan = make(cells)
+    if confirm is not None:
+        confirmation.require_fresh(confirm, plan)
     study = _study(roots, plan, execution, sweeping)
-    rows = list(plan.rows) if study is None else merged(study.rows(), plan.rows, study.name)
+    rows = list(plan.rows) if study is None else _grown(study, plan)
     reconcile(roots, rows)  # for its complaints, before the first folder is made
     roots.require_writable()
-    for spec in plan.specs.values():
-        create(roots, spec)
+    for run in dict.fromkeys(row.id for row in rows):
+        create(roots, plan.specs[run])
     if study is not None:
         with study.lock():
-            rows = merged(study.rows(), plan.rows, study.name)
+            rows = _grown(study, plan)
+            if confirm is not None:
+                confirmation.write(study, confirm, plan)
             study.write(rows, arguments, execution.to_tree())
     if again:
         clear_failures(roots, rows, only=None)
@@ -79,10 +91,19 @@ def submit(roots: Roots, study: StudyFolder | None, rows: Sequence[Row], executi
                 sent.update(job.runs)
                 execution.cluster.drain(job, study.path if study else None)
             elif not _wait_for_others(roots, gap):
-                return report(roots, study, rows)
+                grown = None if study is None else confirmation.advance(roots, study)
+                if grown is None:
+                    return report(roots, study, rows)
+                rows = grown
     except (Interrupted, KeyboardInterrupt):
         report(roots, study, rows)
         return INTERRUPTED
+
+
+def _grown(study: StudyFolder, plan: Plan) -> list[Row]:
+    """The study's cells, old and new."""
+    old = study.rows()
+    return merged(old, confirmation.asked(plan, old), study.name)
 
 
 def _wait_for_others(roots: Roots, gap: Gap) -> bool:

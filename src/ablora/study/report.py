@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from ablora.store.roots import Roots
 from ablora.store.run_folder import RunFolder, folder_of
+from ablora.study.confirm import outlook
 from ablora.study.manifest import Row, StudyFolder
 from ablora.study.status import Standing, counts, failure_of, standings
 
@@ -20,6 +21,8 @@ def report(roots: Roots, study: StudyFolder | None, rows: Sequence[Row]) -> int:
         return DONE
     for run, standing in unfinished.items():
         print(f"{run} {_why(folder_of(roots, run), standing)}", file=sys.stderr)
+    for line in outlook(roots, study, rows) if study is not None else []:
+        print(line, file=sys.stderr)
     print(f"{len(unfinished)} of {len(found)} runs are not done: {counts(unfinished)}", file=sys.stderr)
     for line in _advice(study, unfinished):
         print(line, file=sys.stderr)

@@ -1,0 +1,57 @@
+"""A study that tunes on one seed and reports fresh ones: what its figures choose, and what they leave to tuning."""
+
+import pandas as pd
+import pytest
+from synthetic import Made, stale, write_study
+
+from ablora.store.roots import Roots
+from ablora_analysis import table
+from ablora_analysis.figures import arms, lr_curves
+
+LRS = (5e-4, 1e-3, 2e-3)
+TUNED = [Made(method="lora", lr=lr, seed=0) for lr in LRS]
+
+
+def prepared_of(roots: Roots, *confirming: Made) -> pd.DataFrame:
+    write_study(roots, "s", [*TUNED, *confirming])
+    rows, _ = table.read_rows(roots, "s", stale)
+    prepared = arms.prepare(table.cells(roots, "s", rows))
+    return prepared.assign(why=["tune"] * len(TUNED) + ["confirm"] * len(confirming))
+
+
+def test_only_fresh_seeds_are_reported_at_the_rate_that_was_confirmed(roots: Roots) -> None:
+    # 2e-3 is not the best rate of what is there: the study's own choice counts, not a second one.
+    (choice,) = arms.choose(prepared_of(roots, *(Made(lr=2e-3, seed=seed) for seed in (1, 2, 3))))
+    assert (choice.lr, choice.seeds, choice.lrs, choice.edge) == (2e-3, (1, 2, 3), LRS, True)
+
+
+def test_rates_are_compared_on_the_tuning_seed_alone(roots: Roots) -> None:
+    prepared = prepared_of(roots, *(Made(lr=1e-3, seed=seed) for seed in (1, 2, 3)))
+    (curve,) = lr_curves.points(prepared, arms.choose(prepared), "answer_loss_nats")
+    assert [len(values) for values in curve.values] == [1, 1, 1]
+    assert curve.chosen == 1e-3
+
+
+def test_a_fresh_seed_that_diverged_marks_the_arm(roots: Roots) -> None:
+    prepared = prepared_of(roots, Made(lr=1e-3, seed=1), Made(lr=1e-3, seed=2, state="diverged"))
+    (choice,) = arms.choose(prepared)
+    assert (choice.seeds, len(choice.diverged), choice.diverged_share) == ((1,), 1, "1/5")
+
+
+def test_an_arm_that_is_not_confirmed_shows_no_tuning_run(roots: Roots) -> None:
+    prepared = prepared_of(roots, Made(method="pissa", lr=1e-3, seed=1))
+    lora, pissa = arms.choose(prepared)
+    assert (lora.ids, len(pissa.ids)) == ((), 1)
+    assert "Without a finished run: lora (0/3 diverged)." in arms.notes(prepared, [lora, pissa])
+
+
+def test_the_foot_says_what_tuned_and_what_is_shown(roots: Roots) -> None:
+    prepared = prepared_of(roots, Made(lr=1e-3, seed=1))
+    words = arms.notes(prepared, arms.choose(prepared))[0]
+    assert words.endswith("of a tuning seed; shown are fresh seeds alone.")
+
+
+@pytest.mark.parametrize("why", ["grid", "tune"])
+def test_until_the_first_is_confirmed_the_tuning_runs_are_shown(roots: Roots, why: str) -> None:
+    (choice,) = arms.choose(prepared_of(roots).assign(why=why))
+    assert (choice.lr, choice.seeds) == (1e-3, (0,))

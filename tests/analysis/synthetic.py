@@ -105,18 +105,21 @@ def write_run(folder: RunFolder, made: Made) -> None:
     metrics, last = _records(made, rng)
     recorded = _beside(made) if made.state not in ("diverged", "bug") else {}
     metrics = sorted([*metrics, *(line for own in recorded.values() for line in own.lines)], key=lambda r: r["step"])
-    lines.write(folder.metrics, metrics)
     lines.write(folder.timing, [
         {"step": step, "wall_s": 0.1 * step, "tokens": 800 * step, "tokens_per_s": 8000.0} for step in (1, 2, 3)
     ])  # fmt: skip
     if made.state in ("diverged", "bug"):
         failure = {"schema": 1, "id": folder.id, "class": made.state, "message": "", "traceback": "", "step": last}
         atomic.write_json(folder.failure, failure)
+        lines.write(folder.metrics, metrics)
         return
     for task, own in recorded.items():
         folder.items(task).parent.mkdir(exist_ok=True)
         lines.write(folder.items(task), own.items)
-    _finish(folder, made, rng, [own.lines[-1]["metrics"] for own in recorded.values()])
+    result = _finish(folder, made, rng, [own.lines[-1]["metrics"] for own in recorded.values()])
+    last_loss = next(record for record in reversed(metrics) if record.get("task") == "answer_loss")
+    last_loss["metrics"] = {"answer_loss_nats": result["answer_loss_nats"]}  # a result is its last evaluation
+    lines.write(folder.metrics, metrics)
 
 
 def _beside(made: Made) -> dict[str, Recorded]:
@@ -150,7 +153,7 @@ def _records(made: Made, rng: np.random.Generator) -> tuple[list[dict[str, Any]]
     return out, last
 
 
-def _finish(folder: RunFolder, made: Made, rng: np.random.Generator, more: Iterable[Mapping[str, float]]) -> None:
+def _finish(folder: RunFolder, made: Made, rng: np.random.Generator, more: Iterable[Mapping[str, float]]) -> dict:
     # Item difficulties and lengths belong to the items, so every run shares them; the seed moves the run's level.
     world = np.random.default_rng(7)
     difficulty, tokens = world.normal(0, 0.4, made.num_items), world.integers(2, 9, made.num_items)
@@ -178,3 +181,4 @@ def _finish(folder: RunFolder, made: Made, rng: np.random.Generator, more: Itera
     atomic.write_json(folder.result, {"schema": 1, "id": folder.id, "step": made.steps, "metrics": metrics,
                                       "trainable_parameters": 1024 * (made.rank or 1), "modules": modules,
                                       "left_out": {"train": 0}})  # fmt: skip
+    return metrics

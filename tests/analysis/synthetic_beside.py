@@ -54,7 +54,7 @@ def routing(method: str, seed: int, steps: int, experts: int, layers: int = 4) -
     for step in range(0, steps + 1, max(1, steps // 4)):
         records = [
             {"item": f"model.layers.{layer}.{kind}", "step": step, "tokens": 900}
-            | _module(taste[layer, k] * 0.5 * step / steps * (1 + layer / layers), rng)
+            | _module(taste[layer, k] * 0.2 * step / steps * (1 + layer / layers), rng)
             for layer in range(layers)
             for k, kind in enumerate(KINDS)
         ]

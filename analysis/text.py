@@ -51,6 +51,7 @@ _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "†": r"$\dagger$",
     "‡": r"$\ddagger$", "Δ": r"$\Delta$", "<": "$<$", ">": "$>$", "≤": r"$\leq$", "≥": r"$\geq$", "·": r"$\cdot$",
+    "‖": r"$\|$", "ᵀ": r"$^\top$", "√": r"$\surd$", "φ": r"$\phi$", "≈": r"$\approx$", "°": r"$^\circ$",
 }  # fmt: skip
 
 

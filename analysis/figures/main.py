@@ -10,14 +10,29 @@ from ablora.store.atomic import Corrupted
 from ablora.store.roots import Roots
 from ablora.store.run_folder import RunFolder
 from ablora_analysis import table
-from ablora_analysis.figures import arms, lr_curves, result_sheet, training_curves
+from ablora_analysis.figures import (
+    arms,
+    lr_curves,
+    phi_map,
+    projection_sheet,
+    result_sheet,
+    subspace_panels,
+    training_curves,
+)
 from ablora_analysis.figures.arms import Choice
 from ablora_analysis.figures.sheet import rc
 from ablora_analysis.figures.study import Study, chosen_items
 
 __all__ = ["FIGURES", "chosen_items", "draw_all"]
 
-FIGURES: tuple[Callable[[Study], list[Path]], ...] = (result_sheet.paint, training_curves.paint, lr_curves.paint)
+FIGURES: tuple[Callable[[Study], list[Path]], ...] = (
+    result_sheet.paint,
+    training_curves.paint,
+    lr_curves.paint,
+    subspace_panels.paint,
+    phi_map.paint,
+    projection_sheet.paint,
+)
 """Each writes its files and returns their paths; none where the study has nothing to show in it."""
 
 _log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ WHOLE = ("update", "expected")
 _HEAD = ("id", "module", "layer", "kind", "part", "reason")
 COLUMNS = {
     "subspace": (*_HEAD, "side", "against", "i", "j", "phi", "null", "null_low", "null_high"),
-    "phi": (*_HEAD, "id_b", "part_b", "side", "i", "j", "phi", "null", "null_low", "null_high", "shared_start"),
+    "phi": (*_HEAD, "id_b", "part_b", "side", "i", "j", "phi", "null", "shared_start"),
     "projection": (*_HEAD, "basis", "rank", "norm_w", "norm_update", "amplification", "expected_random"),
     "spectrum": (*_HEAD, "measure", "value"),
 }
@@ -96,7 +96,9 @@ def strict_mean(rows: pd.DataFrame, by: Sequence[str], value: str) -> pd.Series:
 
 def notes(rows: pd.DataFrame, value: str, comparison: Comparison) -> list[str]:
     """What a reader must know of the rows: mixtures, undefined values with their reasons, runs without measures."""
-    out = [*mixtures(rows.loc[rows["part"] == "expected", "arm"]), *gaps(rows, value)]
+    expected = rows[rows["part"] == "expected"]
+    uniform = expected["arm"][expected["gates"] == "uniform"] if "gates" in rows else ()
+    out = [*mixtures(expected["arm"], uniform), *gaps(rows, value)]
     if missing := without(rows["id"], comparison):
         out.append(f"Without measures: {len(missing)} of {len(comparison.ids)} runs.")
     return out
@@ -114,10 +116,11 @@ def gaps(rows: pd.DataFrame, value: str) -> list[str]:
     return out
 
 
-def mixtures(arms: Iterable[str]) -> list[str]:
+def mixtures(arms: Iterable[str], uniform: Iterable[str] = ()) -> list[str]:
     """What stands for a mixture, where there is one."""
-    found = sorted(set(arms))
-    return [f"Mixtures ({', '.join(found)}): the expected update, at mean gates."] if found else []
+    found, plain = sorted(set(arms)), sorted(set(uniform))
+    out = [f"Mixtures ({', '.join(found)}): the expected update, at mean gates."] if found else []
+    return [*out, *([f"Gates not recorded, so 1/E: {', '.join(plain)}."] if plain else [])]
 
 
 def without(ids: Iterable[str], comparison: Comparison) -> list[str]:

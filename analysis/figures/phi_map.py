@@ -21,7 +21,6 @@ from ablora_analysis.figures.result_table import label
 from ablora_analysis.figures.study import Study
 
 COLOURS = "viridis"
-_MOST_DOTS = 16
 _MOST_NARROW = 8
 """Rows of a matrix at a column's width, with numbers of 7 points."""
 
@@ -36,7 +35,7 @@ class Matrix(NamedTuple):
     @property
     def null(self) -> float:
         """Mean over the cells of a random subspace's expectation."""
-        found = [cell.null for cell in self.cells if cell.null == cell.null]
+        found = [cell.level.null for cell in self.cells if cell.size]
         return sum(found) / len(found) if found else float("nan")
 
 
@@ -57,9 +56,9 @@ def draw(ax: Axes, matrix: Matrix) -> AxesImage:
     for cell in matrix.cells:
         a, b = at[cell.arm_a], at[cell.arm_b]
         row, column = (a, b) if cell.equal_seeds else (b, a)
-        values[row, column] = cell.phi
+        values[row, column] = cell.level.phi
         mark = "°" if cell.shared_start else "≈" if cell.as_between_seeds else ""
-        _write(ax, row, column, cell.phi, mark)
+        _write(ax, row, column, cell.level.phi, mark)
     values[-1, -1] = matrix.null
     _write(ax, size - 1, size - 1, matrix.null, "")
     image = ax.imshow(values, vmin=0, vmax=1, cmap=COLOURS)
@@ -78,16 +77,17 @@ def _write(ax: Axes, row: int, column: int, value: float, mark: str) -> None:
 
 
 def draw_map(ax: Axes, block: Block) -> AxesImage:
-    """phi(i, j), i upwards; a dot where it is not above the 95 % band of random subspaces."""
-    values, high = block.means["phi"], block.means["null_high"]
-    rows, columns = values.shape
-    image = ax.imshow(values, vmin=0, vmax=1, cmap=COLOURS, origin="lower", aspect="auto",
-                      extent=(0.5, columns + 0.5, 0.5, rows + 0.5))  # fmt: skip
-    step = -(-max(rows, columns) // _MOST_DOTS)
-    i, j = np.nonzero((values <= high)[::step, ::step])
-    ax.plot(j * step + 1, i * step + 1, linestyle="none", marker=".", markersize=2, markeredgewidth=0, color="white")
-    ax.set_xticks(sorted({1, columns}))
-    ax.set_yticks(sorted({1, rows}))
+    """phi(i, j), i upwards; a dot where it is not above what random subspaces have, two standard deviations allowed."""
+    kept = np.isfinite(block.phi)
+    rows, columns = (np.flatnonzero(kept.any(axis=axis)) for axis in (1, 0))
+    at = np.ix_(rows, columns)
+    values, random = block.phi[at], block.null[at] + 2 * block.null_sd[at]
+    image = ax.imshow(values, vmin=0, vmax=1, cmap=COLOURS, origin="lower", aspect="auto")
+    i, j = np.nonzero(values <= random)
+    ax.plot(j, i, linestyle="none", marker=".", markersize=2, markeredgewidth=0, color="white")
+    for places, set_ticks in ((columns, ax.set_xticks), (rows, ax.set_yticks)):
+        ends = sorted({0, len(places) - 1})
+        set_ticks(ends, [str(block.index[places[end]]) for end in ends])
     ax.set_box_aspect(1)
     return image
 
@@ -132,6 +132,8 @@ def _paint_matrix(study: Study, comparison: Comparison, found: Sequence[Block], 
 def _paint_maps(study: Study, comparison: Comparison, found: Sequence[Block], foot: Sequence[str]) -> list[Path]:
     """Rows for left and right, again for every six maps, or four where names are long."""
     shown = phi_pairs.shown(found)
+    if not shown:
+        return []
     longest = max(len(arm) for maps in shown for arm in (maps[0].arm_a, maps[0].arm_b))
     most = 6 if longest <= 13 else 4
     columns = -(-len(shown) // -(-len(shown) // most))
@@ -140,7 +142,7 @@ def _paint_maps(study: Study, comparison: Comparison, found: Sequence[Block], fo
     side_in = min(1.05, (width - 0.75) / columns - 0.22)
     title_in = 0.13 * max(_title(maps[0]).count("\n") + 1 for maps in shown)
     words = [*map_notes(shown), *foot]
-    tall = [side_in + 0.3 + title_in, side_in + 0.35] * len(groups)
+    tall = [side_in + 0.33 + title_in / 2] * (2 * len(groups))  # equal, for equal maps
     figure, axes = sheet.page(tall, columns, width, " ".join(words), {})
     images = []
     for number, ax in enumerate(axes):
@@ -189,10 +191,10 @@ def notes(found: Sequence[Block]) -> list[str]:
     out = [f"φ of the first {sizes} singular vectors; {_means(found)}. Arrows: random subspaces."]
     if any(cell.arm_a == cell.arm_b for cell in cells):
         out.append("Diagonal: seed to seed. Below: methods at unequal seeds.")
-    out += _baseline(found)
     if any(cell.equal_seeds for cell in cells):
         shared = ", ° with a shared start" if any(cell.shared_start for cell in cells) else ""
         out.append(f"Above: equal seeds{shared}, kept apart.")
+    out += _baseline(found)
     if any(cell.as_between_seeds for cell in cells):
         out.append("≈ runs of the two methods are as alike as seeds of one of them: not a finding.")
     return out
@@ -203,7 +205,7 @@ def map_notes(shown: Sequence[tuple[Block, ...]]) -> list[str]:
     found = [block for maps in shown for block in maps]
     out = [
         f"φ(i, j) of the first i (of the one named first) and j singular vectors; {_means(found)}. Arrows: random "
-        "subspaces at the greatest i = j. Dot: not above the 95 % band of random subspaces (a single module's)."
+        "subspaces at the greatest i = j. Dot: not above their mean by two standard deviations."
     ]
     if any(block.arm_a != block.arm_b and not block.equal_seeds for block in found):
         out.append("Pairs of methods: the least and the most alike at unequal seeds.")

@@ -6,7 +6,7 @@ that differs from another by no more than its own seeds do has not been shown to
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations_with_replacement
 from typing import NamedTuple
 
@@ -16,7 +16,16 @@ import pandas as pd
 from ablora_analysis.figures.arms import Choice
 from ablora_analysis.figures.measured import SIDES, WHOLE, ordered, runs_of
 
-_VALUES = ["phi", "null", "null_low", "null_high"]
+
+class Level(NamedTuple):
+    """phi of one pair of arms at one i = j."""
+
+    phi: float
+    low: float
+    high: float
+    """The least and greatest pair of runs."""
+    null: float
+    null_sd: float
 
 
 class Block(NamedTuple):
@@ -33,25 +42,30 @@ class Block(NamedTuple):
     modules: int
     undefined: int
     """How many (pair, module) have no phi; then all means are NaN."""
-    means: Mapping[str, np.ndarray]
-    """phi, null, null_low, null_high: (i, j), from 1; NaN where any module of any pair has none."""
+    index: tuple[int, ...]
+    """The i and the j that were written down, ascending: all, or a grid of them for a high rank."""
+    phi: np.ndarray
+    """(i, j) over `index`; NaN where any module of any pair has none."""
+    null: np.ndarray
+    """(i, j): what random subspaces have, the mean over modules of max(i, j) / d."""
+    null_sd: np.ndarray
+    """(i, j): the standard deviation of that mean, for independent modules."""
     per_pair: np.ndarray
     """phi at i = j: (pair, i), each pair's mean over modules."""
 
     @property
     def size(self) -> int:
         """The greatest i = j that every module of every pair has; 0 for none."""
-        found = np.flatnonzero(np.isfinite(np.diagonal(self.means["phi"])))
-        return int(found[-1]) + 1 if found.size else 0
+        found = np.flatnonzero(np.isfinite(np.diagonal(self.phi)))
+        return self.index[found[-1]] if found.size else 0
 
-    def at(self, size: int, value: str = "phi") -> float:
-        """The mean at i = j = `size`; NaN where there is none."""
-        return float(self.means[value][size - 1, size - 1]) if 0 < size <= self.size else math.nan
-
-    def range(self, size: int) -> tuple[float, float]:
-        """The least and greatest pair at i = j = `size`."""
-        own = self.per_pair[:, size - 1] if 0 < size <= self.size else np.array([math.nan])
-        return float(own.min()), float(own.max())
+    def at(self, size: int) -> Level:
+        """Everything at i = j = `size`; NaN where there is none."""
+        if not 0 < size <= self.size or size not in self.index:
+            return Level(*[math.nan] * 5)
+        k = self.index.index(size)
+        own = self.per_pair[:, k]
+        return Level(*(float(v) for v in (self.phi[k, k], own.min(), own.max(), self.null[k, k], self.null_sd[k, k])))
 
 
 class Cell(NamedTuple):
@@ -63,16 +77,10 @@ class Cell(NamedTuple):
     equal_seeds: bool
     shared_start: bool
     size: int
-    phi: float
-    low: float
-    high: float
-    """The least and greatest pair of runs."""
     pairs: int
     modules: int
     undefined: int
-    null: float
-    null_low: float
-    null_high: float
+    level: Level
     as_between_seeds: bool
     """Two methods of which some pair of runs differs (1 - phi) by no more than some seeds of one of them do: not a
     finding."""
@@ -112,20 +120,33 @@ def _block(key: tuple[str, str, bool, str], rows: pd.DataFrame) -> Block:
     _, pair = np.unique([" ".join(two) for two in runs], return_inverse=True)
     named, group = np.unique(np.stack([pair, module]), axis=1, return_inverse=True)
     defined = rows["phi"].notna().to_numpy()
-    i, j = (rows[name].to_numpy(dtype=float, na_value=0.0)[defined].astype(int) for name in "ij")
-    means = {}
-    for name in _VALUES:
-        full = np.full((named.shape[1], i.max(initial=0), j.max(initial=0)), np.nan)
-        full[group.ravel()[defined], i - 1, j - 1] = rows[name].to_numpy(dtype=float)[defined]
-        means[name] = full.mean(axis=0)
-        if name == "phi":
-            diagonal = np.diagonal(full, axis1=1, axis2=2)
-    per_pair = np.stack([diagonal[named[0] == one].mean(axis=0) for one in range(named[0].max() + 1)])
-    undefined = named.shape[1] - len(np.unique(group.ravel()[defined]))
+    i, j, phi, null = (rows[name].to_numpy(dtype=float)[defined] for name in ("i", "j", "phi", "null"))
+    index = np.unique([i, j])
+    full, own_null = np.full((2, named.shape[1], len(index), len(index)), np.nan)
+    place = group.ravel()[defined], np.searchsorted(index, i), np.searchsorted(index, j)
+    full[place], own_null[place] = phi, null
+    i, j = index[:, None], index[None]
+    mean, mean_null = full.mean(axis=0), own_null.mean(axis=0)
+    null_sd = np.sqrt((random_sd(i, j, np.maximum(i, j) / own_null) ** 2).mean(axis=0) / len(np.unique(module)))
     if a == b:  # which seed comes first means nothing
-        means = {name: (value + value.T) / 2 for name, value in means.items()}
-    return Block(a, b, side, equal, bool(rows["shared_start"].any()), tuple(sorted(set(runs.ravel()))), len(per_pair),
-                 len(np.unique(named[1])), undefined, means, per_pair)  # fmt: skip
+        mean = (mean + mean.T) / 2
+    diagonal = np.diagonal(full, axis1=1, axis2=2)
+    per_pair = np.stack([diagonal[named[0] == one].mean(axis=0) for one in range(named[0].max() + 1)])
+    undefined = named.shape[1] - len(np.unique(place[0]))
+    return Block(
+        a, b, side, equal, bool(rows["shared_start"].any()), tuple(sorted(set(runs.ravel()))), len(per_pair),
+        len(np.unique(module)), undefined, tuple(map(int, index)), mean, mean_null, null_sd, per_pair,
+    )  # fmt: skip
+
+
+def random_sd(i: np.ndarray, j: np.ndarray, d: np.ndarray) -> np.ndarray:
+    """Standard deviation of phi(i, j) of two independent random subspaces of R^d.
+
+    Var tr(P Q) = 2 i (d - i) j (d - j) / (d^2 (d - 1) (d + 2)) for projectors P, Q of ranks i, j: their traceless parts
+    have squared norms i (d - i) / d and j (d - j) / d and lie in one irreducible space of (d - 1) (d + 2) / 2
+    dimensions, over which a rotation spreads them evenly (Schur); phi = tr(P Q) / min(i, j).
+    """
+    return np.sqrt(2 * i * (d - i) * j * (d - j) / (d**2 * (d - 1) * (d + 2))) / np.minimum(i, j)
 
 
 def cells(found: Sequence[Block]) -> list[Cell]:
@@ -135,15 +156,11 @@ def cells(found: Sequence[Block]) -> list[Cell]:
 
 
 def _cell(block: Block, baselines: Sequence[Block | None]) -> Cell:
-    size = block.size
-    low, high = block.range(size)
+    level = block.at(block.size)
     between_methods = block.arm_a != block.arm_b and not block.equal_seeds
-    as_seeds = between_methods and any(high >= base.range(size)[0] for base in baselines if base is not None)
-    return Cell(
-        block.arm_a, block.arm_b, block.side, block.equal_seeds, block.shared_start, size, block.at(size), low, high,
-        block.pairs, block.modules, block.undefined, block.at(size, "null"), block.at(size, "null_low"),
-        block.at(size, "null_high"), as_seeds,
-    )  # fmt: skip
+    as_seeds = between_methods and any(level.high >= b.at(block.size).low for b in baselines if b is not None)
+    return Cell(block.arm_a, block.arm_b, block.side, block.equal_seeds, block.shared_start, block.size, block.pairs,
+                block.modules, block.undefined, level, as_seeds)  # fmt: skip
 
 
 def shown(found: Sequence[Block]) -> list[tuple[Block, ...]]:
@@ -153,7 +170,7 @@ def shown(found: Sequence[Block]) -> list[tuple[Block, ...]]:
     for block in found:
         if block.size:
             by_key.setdefault((block.arm_a, block.arm_b, block.equal_seeds), []).append(block)
-    likeness = {key: sum(b.at(b.size) for b in own) / len(own) for key, own in by_key.items()}
+    likeness = {key: sum(b.at(b.size).phi for b in own) / len(own) for key, own in by_key.items()}
     return [tuple(by_key[key]) for key in dict.fromkeys(_keys(by_key, likeness))]
 
 
@@ -173,4 +190,7 @@ def frame(rows: pd.DataFrame, choices: Sequence[Choice]) -> pd.DataFrame:
     """Every cell, over all modules (`kind` all) and for each kind of module."""
     parts = [(kind, cells(blocks(rows, choices, None if kind == "all" else kind)))
              for kind in ("all", *ordered(rows["kind"].unique()))]  # fmt: skip
-    return pd.DataFrame([{"kind": kind, **cell._asdict()} for kind, own in parts for cell in own])
+    return pd.DataFrame([
+        {"kind": kind, **{k: v for k, v in cell._asdict().items() if k != "level"}, **cell.level._asdict()}
+        for kind, own in parts for cell in own
+    ])  # fmt: skip

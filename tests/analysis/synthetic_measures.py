@@ -27,6 +27,10 @@ EXPERTS = 2
 SHARED_START = {"lora", "rslora"}
 
 
+PHI_COLUMNS = ("id", "module", "layer", "kind", "part", "reason", "id_b", "part_b", "side", "i", "j", "phi", "null",
+               "shared_start")  # fmt: skip
+
+
 class Module(NamedTuple):
     name: str
     layer: int
@@ -125,7 +129,8 @@ def measures(runs: Sequence[Made], layers: int = 2, kinds: Sequence[str] = ("q_p
         for mod in found:
             for update in own[id_of(made)][mod.name]:
                 head = {"id": id_of(made), "module": mod.name, "layer": mod.layer, "kind": mod.kind,
-                        "part": update.part, "reason": ""}  # fmt: skip
+                        "part": update.part, "reason": "",
+                        "gates": "measured" if update.part == "expected" else ""}  # fmt: skip
                 rows[0].extend(head | row for row in _against(mod, update))
                 rows[1].extend(head | row for row in _projection(mod, update, ranks[id_of(made)]))
                 rows[2].extend(head | row for row in _spectrum(mod, update))
@@ -175,14 +180,13 @@ def _pairs(runs: Sequence[Made], found: Iterable[Module], own: Mapping[str, Any]
             for side, u, v in (("left", one.left, two.left), ("right", one.right, two.right)):
                 values = phi(u, v)
                 i, j = (index.ravel() + 1 for index in np.indices(values.shape))
-                low, high = band(u.shape[0], max(values.shape))
                 parts.append(pd.DataFrame({
                     "id": id_of(a), "module": mod.name, "layer": mod.layer, "kind": mod.kind, "part": one.part,
                     "reason": "", "id_b": id_of(b), "part_b": two.part, "side": side, "i": i, "j": j,
                     "phi": values.ravel(), "null": np.maximum(i, j) / u.shape[0],
-                    "null_low": low[i - 1, j - 1], "null_high": high[i - 1, j - 1], "shared_start": shared,
+                    "shared_start": shared,
                 }))  # fmt: skip
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=pd.Index(PHI_COLUMNS))
 
 
 def write_measures(roots: Roots, study: str, found: Measures) -> None:

@@ -200,6 +200,21 @@ def figures(arguments: Sequence[str]) -> int:
     return 0
 
 
+def report(arguments: Sequence[str]) -> int:
+    """Write a study's page and print where, and how large it is."""
+    parser = _parser("report")
+    parser.add_argument("study", metavar="STUDY")
+    given = parser.parse_args(arguments)
+    from ablora.store.roots import Roots
+    from ablora.study.manifest import existing_study
+    from ablora_analysis.report import main
+
+    roots = Roots.from_environment()
+    path = main.write(roots, existing_study(roots, given.study).name)
+    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
 def sync(arguments: Sequence[str]) -> int:
     """Upload what was tracked offline."""
     parser = _parser("sync")
@@ -231,6 +246,7 @@ COMMANDS = {
     "collect": Command("STUDY", "one table of a study's results (parquet and CSV)", collect),
     "analyse": Command("STUDY or ADAPTER...", "subspace, projection and spectrum of what was learnt", analyse),
     "figures": Command("[STUDY]", "draw every figure and table from the run folders", figures),
+    "report": Command("STUDY", "one HTML page of a study: results, every run, interactive plots, figures", report),
     "sync": Command("[STUDY]", "upload what was tracked offline", sync),
     "clean": Command(
         "STUDY [--dry-run] [--snapshots] [--failed]",

@@ -24,10 +24,13 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from ablora.data.encode import Encoded
+from ablora.evals._divergence import Compared, against_base, soft_cross_entropy
 from ablora.method.attach import Adapted, Member, attach
 from ablora.method.export import merged_weights
 from ablora.method.factors import expert_products, residual_weight
 from ablora.method.lowrank import LowRank
+from ablora.models.rows import lay_out
 from ablora.spec import AdapterSpec
 from ablora.spectra.library import Library
 from presets import method
@@ -143,6 +146,43 @@ def goat(case: Case, inputs: Tensors) -> dict[str, Tensor]:
     return mixture(case, inputs, "goat", f"init.rho={case['config']['rho']}")
 
 
+def forgetting(case: Case, inputs: Tensors) -> dict[str, Tensor]:
+    """Soft cross-entropy, its parts and hard losses: per position, and averaged over the labels of each sequence (all
+    its tokens, or those of the response)."""
+    base, tuned = inputs["logits_base"], inputs["logits_tuned"].clone().requires_grad_()
+    every, real = soft_cross_entropy(base, tuned), inputs["attention_mask"].bool()
+    out = {
+        "ce_per_position": every.cross_entropy,
+        "kl_per_position": every.kl,
+        "entropy_base_per_position": every.floor,
+        "forgetting_all_real_positions": every.cross_entropy[real].mean(),
+        "kl_all_real_positions": every.kl[real].mean(),
+    }
+    for name, scored in (("next_token", None), ("response", inputs["labels"] != -100)):
+        found, reverse = compared(inputs, base, tuned, scored), compared(inputs, tuned, base, scored)
+        out[f"forgetting_{name}"] = found.soft.cross_entropy.mean()
+        out[f"kl_{name}"] = found.soft.kl.mean()
+        out[f"kl_reverse_{name}"] = reverse.soft.kl.mean()
+        out[f"nll_base_{name}"], out[f"nll_tuned_{name}"] = found.base_loss.mean(), found.loss.mean()
+    (out["grad_logits_tuned"],) = torch.autograd.grad(out["forgetting_next_token"], tuned)
+    return out
+
+
+def compared(inputs: Tensors, base: Tensor, tuned: Tensor, scored: Tensor | None) -> Compared:
+    """The code's own layout says which positions predict: each sequence's real tokens are laid out as a run."""
+    real = inputs["attention_mask"].bool()
+    runs = []
+    for row, here in enumerate(real):
+        prompt = 0 if scored is None else int((~scored[row][here]).sum())
+        runs.append([Encoded(tuple(inputs["input_ids"][row][here].tolist()), max(prompt, 1), str(row))])
+    rows = lay_out(runs)
+    base, tuned = (
+        torch.cat([part[here][mask[: here.sum()]] for part, here, mask in zip(logits, real, rows.predicts)])
+        for logits in (base, tuned)
+    )
+    return against_base(base, tuned, rows.labels)
+
+
 Build = Callable[[Case, Tensors], dict[str, Tensor]]
 BUILDS: dict[tuple[str, str], Build] = {
     ("peft", "lora"): lambda case, inputs: pair_layer(case, inputs, "alpha_over_r"),
@@ -151,6 +191,7 @@ BUILDS: dict[tuple[str, str], Build] = {
     ("milora", "svd_init"): milora,
     ("molora", "topk"): lambda case, inputs: mixture(case, inputs, "molora_topk"),
     ("goat", "svd_init"): goat,
+    ("analysis", "forgetting"): forgetting,
     ("analysis", "subspace"): subspace,
 }
 

@@ -47,7 +47,7 @@ class Compared(NamedTuple):
     """Whether both find the same token the likeliest"""
 
 
-def compare(
+def against_base(
     base: Float[Tensor, "labels vocab"], tuned: Float[Tensor, "*rows labels vocab"], labels: Int[Tensor, " labels"]
 ) -> Compared:
     """Soft and hard losses of any number of tuned models at positions whose next tokens are `labels`."""

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from ablora.data.text import Chunk, Corpus, cut, spread, stream_of
 from ablora.evals._base import TEXT, Items, Outcome
-from ablora.evals._divergence import Compared, compare
+from ablora.evals._divergence import Compared, against_base
 from ablora.method.attach import Adapted
 from ablora.models.base import Base
 from ablora.models.rows import lay_out
@@ -137,7 +137,7 @@ def _compared(base: Base, adapted: Adapted, group: Sequence[Chunk]) -> Iterator[
     for at in range(0, len(labels), size):
         logits = head(hidden[:, at : at + size])
         here = slice(at, at + size)
-        yield _Slice(compare(logits[-1], logits[:-1], labels[here]), owner[here])
+        yield _Slice(against_base(logits[-1], logits[:-1], labels[here]), owner[here])
 
 
 def _groups(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:

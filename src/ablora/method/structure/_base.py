@@ -29,7 +29,7 @@ class Context(NamedTuple):
     real: Bool[Tensor, " tokens"]
     """False for padding."""
     per_token: bool = False
-    """Whether reports of single tokens are wanted: an evaluation looks at them. In training they would cost time."""
+    """Whether reports of single tokens are wanted: an evaluation looks at them, training would pay for them."""
 
 
 class Unmergeable(ValueError):  # noqa: N818 -- what the structure is

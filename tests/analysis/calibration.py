@@ -7,13 +7,13 @@ of the mean of e over the items, `interaction` the variance of b. The true mean 
 primary interval, and 0 for new items.
 """
 
-import sys
 from collections.abc import Iterator
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student
 
 from ablora_analysis import stats
 from ablora_analysis.stats.bootstrap import SEEDS as BOOTSTRAP_SEEDS
@@ -86,8 +86,11 @@ def covered(tables: Tables, level: float = 0.95) -> Covered:
     return Covered(*(float(x.mean()) for x in (np.abs(mean - tables.here) <= half, rejected, new <= wide, new <= half)))
 
 
-def bootstrap_covers(ratio: float, interaction: float, studies: int, items: int, rng: np.random.Generator) -> float:
-    tables = normal(BOOTSTRAP_SEEDS, ratio, interaction, studies, items, rng)
+def bootstrap_covers(
+    seeds: int, ratio: float, interaction: float, studies: int, items: int, rng: np.random.Generator
+) -> float:
+    """Also below the seeds from which it is offered."""
+    tables = normal(seeds, ratio, interaction, studies, items, rng)
     found = [of_table(value, np.ones(items), 0.95, 1000, rng) for value in tables.value]
     return float(np.mean([f.low <= 0 <= f.high for f in found]))
 
@@ -106,6 +109,21 @@ def ties_of_equals(methods: int, seeds: int, studies: int, rng: np.random.Genera
     return float(any_worse), float(first_worse)
 
 
+def rules_not_taken(methods: int, seeds: int, studies: int, rng: np.random.Generator) -> tuple[float, float, float]:
+    """The same of Hsu's (1984) comparisons with the best, one-sided paired t with Bonferroni's bound; and how many of
+    the studies call any method worse than the best by tests of all pairs, with Bonferroni's bound."""
+    value = rng.normal(size=(studies, methods, seeds))
+    d = value[:, :, None] - value[:, None]
+    with np.errstate(invalid="ignore"):
+        t = d.mean(-1) / (d.std(-1, ddof=1) / np.sqrt(seeds))  # [studies, method, other]: high is worse; NaN for itself
+    p = student.sf(t, seeds - 1)
+    worse = np.nanmin(p, -1) < 0.05 / (methods - 1)
+    best = value.mean(-1).argmin(-1)
+    against_best = 2 * np.nanmin(p[np.arange(studies), :, best], -1)
+    pairs = methods * (methods - 1) / 2
+    return float(worse.any(-1).mean()), float(worse[:, 0].mean()), float((against_best < 0.05 / pairs).mean())
+
+
 def report(studies: int = 20_000, items: int = 60) -> Iterator[str]:
     """The tables as Markdown."""
     error = np.sqrt(0.95 * 0.05 / studies)
@@ -119,19 +137,29 @@ def report(studies: int = 20_000, items: int = 60) -> Iterator[str]:
         c = _many(studies, lambda n, rng, shape=shape, seeds=seeds: shaped(shape, seeds, n, items, rng))
         yield f"| {seeds} | {shape} | 1 | " + " | ".join(f"{x:.3f}" for x in c) + " |"
     num = 1000
-    yield f"\n{num} studies of {BOOTSTRAP_SEEDS} seeds and {items} items in each row; standard error 0.007.\n"
-    yield "| ratio | interaction | bootstrap covers |"
-    yield "|---:|---:|---:|"
-    for ratio, interaction in product(RATIOS, INTERACTIONS):
-        share = bootstrap_covers(ratio, interaction, num, items, np.random.default_rng(2))
-        yield f"| {ratio:g} | {interaction:g} | {share:.3f} |"
-    num = 4000
-    yield f"\n{num} studies of equal methods in each row; standard error 0.004.\n"
-    yield "| methods | seeds | any called worse | a given one called worse |"
+    yield f"\n{num} studies of {items} items in each row; standard error 0.007.\n"
+    yield "| seeds | ratio | interaction | bootstrap covers |"
     yield "|---:|---:|---:|---:|"
+    for cell in [(3, 10.0, 0.0), (5, 10.0, 0.0), *product((BOOTSTRAP_SEEDS,), RATIOS, INTERACTIONS)]:
+        share = bootstrap_covers(*cell, num, items, np.random.default_rng(2))
+        yield f"| {cell[0]} | {cell[1]:g} | {cell[2]:g} | {share:.3f} |"
+    num = 4000
+    yield f"\n{num} studies of equal methods in each row; standard error 0.004 (0.006 for shares of 0.2).\n"
+    yield "| methods | seeds | any called worse | a given one | Hsu: any | Hsu: a given one | all pairs: any |"
+    yield "|---:|---:|---:|---:|---:|---:|---:|"
     for methods, seeds in product((2, 4, 8), SEEDS):
-        any_worse, first = ties_of_equals(methods, seeds, num, np.random.default_rng(3))
-        yield f"| {methods} | {seeds} | {any_worse:.3f} | {first:.3f} |"
+        shares = ties_of_equals(methods, seeds, num, np.random.default_rng(3))
+        shares += rules_not_taken(methods, seeds, num, np.random.default_rng(4))
+        yield f"| {methods} | {seeds} | " + " | ".join(f"{share:.3f}" for share in shares) + " |"
+
+
+def design() -> Iterator[str]:
+    """What numbers of seeds and comparisons can show."""
+    yield "| seeds | 1 comparison | 3 comparisons | 7 comparisons | smallest permutation p |"
+    yield "|---:|---:|---:|---:|---:|"
+    for seeds in (3, 4, 5, 6, 7, 8, 10, 15, 20):
+        found = [stats.design_power(seeds, comparisons).detectable_sd for comparisons in (1, 3, 7)]
+        yield f"| {seeds} | " + " | ".join(f"{sd:.2f}" for sd in found) + f" | {stats.smallest_p(seeds):.2g} |"
 
 
 def _many(studies: int, draw, at_once: int = 4000) -> Covered:
@@ -141,6 +169,5 @@ def _many(studies: int, draw, at_once: int = 4000) -> Covered:
 
 
 if __name__ == "__main__":
-    for line in report():
-        print(line)
-        sys.stdout.flush()
+    for line in (*design(), "", *report()):
+        print(line, flush=True)

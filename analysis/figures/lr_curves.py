@@ -98,7 +98,7 @@ def paint(study: Study) -> list[Path]:
     """A panel per metric, data set and setting."""
     metrics = result_table.shown_metrics(study.prepared)
     found = [curve for metric in metrics for curve in points(study.prepared, study.choices, metric)]
-    keys = [(*key, metric) for key in arms.panels(study.choices) for metric in metrics]
+    keys = [(*key, metric) for metric in metrics for key in arms.panels(study.choices)]
     shown = {key: [c for c in found if (c.setting, c.dataset, c.metric) == key] for key in keys}
     foot = [*notes(shown[keys[0]]), *arms.notes(study.prepared, study.choices)]
     return paint_panels(study, "lr_curves", shown, draw, 1.75, foot)

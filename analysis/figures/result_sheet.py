@@ -17,7 +17,9 @@ def paint(study: Study) -> list[Path]:
 
 def paint_table(study: Study, name: str, result: ResultTable) -> list[Path]:
     """NAME.csv, .md and .tex, and a panel of means and intervals per metric, data set and setting."""
-    shown = [panel for panel in result.panels if panel.cells]
+    metrics = list(dict.fromkeys(panel.metric for panel in result.panels))
+    # Metric after metric: in two columns, two data sets stand side by side.
+    shown = sorted((panel for panel in result.panels if panel.cells), key=lambda panel: metrics.index(panel.metric))
     texts = {
         "csv": result_text.frame(result).to_csv(index=False, lineterminator="\n"),
         "md": text.markdown(result_text.sheet(result)),

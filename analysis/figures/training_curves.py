@@ -137,7 +137,7 @@ def paint(study: Study) -> list[Path]:
     found = [curve for metric in metrics for curve in points(study.choices, records, metric)]
     if not found:
         return []
-    keys = [(*key, metric) for key in arms.panels(study.choices) for metric in metrics]
+    keys = [(*key, metric) for metric in metrics for key in arms.panels(study.choices)]
     shown = {key: own for key in keys if (own := [c for c in found if (c.setting, c.dataset, c.metric) == key])}
     foot = [*notes(found), *arms.notes(study.prepared, study.choices)]
     return paint_panels(study, "training_curves", shown, draw, 1.55, foot)

@@ -32,8 +32,8 @@ def tied_with_best(scores: Mapping[str, pd.DataFrame], lower_is_better: bool, al
     One that has no test (fewer than three seeds) is not called tied.
 
     The best is the best mean of the same data, which Holm does not account for. Simulated with equal methods at 0.05:
-    some method is called worse in 0.05 of studies of 2, 0.06 of 3, 0.06-0.08 of 4, up to 0.11 of 8; the truly best one
-    is lost in less than 0.03. Hsu's (1984) comparisons with the best keep the best in 0.95, but call some of 4 equal
+    some method is called worse in 0.05 of studies of 2, 0.07-0.08 of 4, 0.08-0.11 of 8; the truly best one is lost in
+    less than 0.03. Hsu's (1984) comparisons with the best keep the best in 0.95, but call some of 4 equal
     methods worse in 0.16-0.18: they bound the one error and leave the other free, so Holm stays.
     """
     means = {name: mean(frame) for name, frame in scores.items()}

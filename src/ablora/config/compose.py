@@ -130,7 +130,8 @@ def _unknown(tree: Mapping[str, Any], key: str, value: Any) -> BadInput:
     place = f"{'.'.join(reached)} has" if reached else "the configuration has"
     here = f"{place} {', '.join(map(str, node))}" if isinstance(node, Mapping) else f"{'.'.join(reached)} has no fields"
     paths = _paths(tree)
-    close = [path for path in paths if path.endswith(f".{key}")] or difflib.get_close_matches(key, paths, n=1)
+    own = [path for path in paths if path.endswith(f".{key}") and not path.startswith("sweep.")]
+    close = own or difflib.get_close_matches(key, paths, n=1)
     return BadInput(key, value, f"an unknown key; {f'did you mean {close[0]}? ' if close else ''}{here}")
 
 

@@ -18,10 +18,12 @@ DONE, UNFINISHED = 0, 3
 LOOK_S = 1.0
 WIDE = 100
 """Columns of a screen from which two spaces stand between the table's; in 80 a cell of three axes needs the room."""
+NARROW = 64
+"""Below this many, run, loss and tokens/s are left out."""
 FIRST = ("running", "failed", "lost", "stale", "pruned", "queued", "planned", "done")
 """Which runs get a line where the screen has not enough for all: by state, then in the manifest's order."""
 COLOURS = {"running": "cyan", "done": "green", "failed": "red", "lost": "yellow", "stale": "yellow"}
-COLUMNS = ("run", "cell", "state", "step", "loss", "tokens/s", "left")
+COLUMNS: tuple[str, ...] = ("run", "cell", "state", "step", "loss", "tokens/s", "left")
 
 
 def watch(roots: Roots, name: str, console: Console | None = None) -> int:
@@ -69,19 +71,24 @@ def _screen(name: str, seen: Sequence[Seen], size: ConsoleDimensions) -> Group:
     spare = 5  # the header, the line of those not shown, the total, the advice, and the cursor's own line
     some, others = shown(seen, max(1, size.height - spare))
     table = Table(box=None, pad_edge=False, padding=(0, 2 if size.width >= WIDE else 1, 0, 0), expand=True)
-    for column in COLUMNS:
+    columns = [column for column in COLUMNS if size.width >= NARROW or column not in ("run", "loss", "tokens/s")]
+    for column in columns:
         right = column in ("step", "loss", "tokens/s")
         table.add_column(column, justify="right" if right else "left", no_wrap=True, overflow="ellipsis",
                          ratio=1 if column == "cell" else None)  # fmt: skip
     for run in some:
-        texts = map(Text, _cells(run))
-        table.add_row(*texts, style=COLOURS.get(run.state, "dim"))
+        texts = dict(zip(COLUMNS, _cells(run)))
+        table.add_row(*(Text(texts[column]) for column in columns), style=COLOURS.get(run.state, "dim"))
     parts: list[Table | Text] = [table]
     if others:
-        parts.append(Text(f"and {_counted(others)}, not shown here", style="dim"))
-    parts.append(Text(_total(name, seen), style="bold"))
-    parts.append(Text(advice or "Ctrl-C ends watching; the runs go on", style="dim", overflow="ellipsis"))
+        parts.append(_one_line(f"and {_counted(others)}, not shown here", "dim"))
+    parts.append(_one_line(_total(name, seen), "bold"))
+    parts.append(_one_line(advice or "Ctrl-C ends watching; the runs go on", "dim"))
     return Group(*parts)
+
+
+def _one_line(text: str, style: str) -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _cells(run: Seen) -> tuple[str, ...]:

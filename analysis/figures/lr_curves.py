@@ -100,5 +100,8 @@ def paint(study: Study) -> list[Path]:
     found = [curve for metric in metrics for curve in points(study.prepared, study.choices, metric)]
     keys = [(*key, metric) for metric in metrics for key in arms.panels(study.choices)]
     shown = {key: [c for c in found if (c.setting, c.dataset, c.metric) == key] for key in keys}
-    foot = [*notes(shown[keys[0]]), *arms.notes(study.prepared, study.choices)]
+    foot = [
+        *notes([curve for curve in found if curve.metric == metrics[0]]),
+        *arms.notes(study.prepared, study.choices),
+    ]
     return paint_panels(study, "lr_curves", shown, draw, 1.75, foot)

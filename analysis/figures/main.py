@@ -12,10 +12,14 @@ from ablora.store.run_folder import RunFolder
 from ablora_analysis import table
 from ablora_analysis.figures import (
     arms,
+    forgetting_table,
     lr_curves,
+    pareto,
     phi_map,
     projection_sheet,
     result_sheet,
+    routing_curves,
+    routing_load,
     subspace_panels,
     training_curves,
 )
@@ -29,6 +33,10 @@ FIGURES: tuple[Callable[[Study], list[Path]], ...] = (
     result_sheet.paint,
     training_curves.paint,
     lr_curves.paint,
+    pareto.paint,
+    forgetting_table.paint,
+    routing_load.paint,
+    routing_curves.paint,
     subspace_panels.paint,
     phi_map.paint,
     projection_sheet.paint,
@@ -44,7 +52,8 @@ def draw_all(
     """Draw one study, or each that has a finished run; returns the files, sorted. Bytes are equal when runs are.
 
     Stale, failed and unfinished runs are left out, counted in the foot and named in the side file. A run whose files
-    cannot be read is left out too, and `Corrupted` names it when everything else is drawn.
+    cannot be read is left out too, as is a figure whose records cannot, and `Corrupted` names the first such file when
+    everything else is drawn.
     """
     names = [study] if study is not None else table.studies(roots)
     check(bool(names), "study", study, f"planned first: {roots.studies} has no study")
@@ -60,9 +69,9 @@ def draw_all(
             continue
         paths += drawn
         problems += found
-    check(bool(paths), "study", study, f"with finished runs; none of {', '.join(names)} has one")
     if problems:
         raise problems[0]
+    check(bool(paths), "study", study, f"with finished runs; none of {', '.join(names)} has one")
     return sorted(paths)
 
 
@@ -78,8 +87,14 @@ def _draw_study(roots: Roots, study: str, stale: Callable[[RunFolder], bool]) ->
     folder = roots.studies / study / "figures"
     side = {"study": study, "left_out": arms.left_out(prepared), "choices": [_readable(c) for c in choices]}
     own = Study(roots, study, folder, prepared, choices, side, roots.studies / study / "measures")
+    paths: list[Path] = []
     with rc():
-        return [path for paint in FIGURES for path in paint(own)], problems
+        for paint in FIGURES:
+            try:
+                paths += paint(own)
+            except Corrupted as problem:  # one broken file costs the figures that need it, and no other
+                problems.append(problem)
+    return paths, problems
 
 
 def _readable(choice: Choice) -> dict[str, Any]:

@@ -86,11 +86,13 @@ def test_looks_are_fixed_per_method_and_distinct() -> None:
 
 @pytest.mark.parametrize(
     ("metric", "lower"),
-    [("answer_loss_nats", True), ("exact_match", False), ("perplexity", True), ("forgetting_kl_nats", True)],
+    [("answer_loss_nats", True), ("exact_match", False), ("perplexity", True), ("forgetting_kl_nats", True),
+     ("top1_agreement", False), ("text_loss_nats", True), ("routing_balance", True), ("routing_max_load", True)],
 )
 def test_direction_and_words_of_a_metric(metric: str, lower: bool) -> None:
     assert style.lower_is_better(metric) is lower
-    assert style.axis_title("forgetting_kl_nats") == "forgetting kl (nats)"
+    assert style.axis_title("forgetting_kl_nats") == "forgetting KL (nats per token)"
+    assert style.axis_title("routing_seconds_s") == "routing seconds (s)"
 
 
 def test_lr_curve_shows_divergence_and_never_averages_it(roots: Roots) -> None:

@@ -65,8 +65,11 @@ def test_figures_are_equal_in_bytes_and_carry_their_runs(roots: Roots, tmp_path:
         + [Made(method="pissa", state="diverged")],
         [Made(method=m, seed=s, dataset=d, rank=r) for m in ("lora", "a_method_with_a_very_long_name")
          for d in ("gsm8k", "svamp") for r in (4, 8) for s in range(2)],
+        [Made(method=m, seed=s, dataset=d, forgets=True, experts=0 if m == "lora" else 4)
+         for m in ("lora", "goat", "a_mixture_with_a_long_name") for d in ("gsm8k", "svamp") for s in range(3)],
+        [Made(method="goat", forgets=True, experts=8)],
     ],
-    ids=["one run", "two seeds", "diverged", "eight panels"],
+    ids=["one run", "two seeds", "diverged", "eight panels", "forgetting and mixtures", "one mixture"],
 )  # fmt: skip
 def test_small_and_wide_studies_are_drawn_without_clipping(
     roots: Roots, monkeypatch: pytest.MonkeyPatch, runs: list[Made]
@@ -78,6 +81,17 @@ def test_small_and_wide_studies_are_drawn_without_clipping(
     for figure in drawn:
         with sheet.rc():
             assert_readable(figure)
+
+
+def test_records_that_cannot_be_read_cost_their_own_figure_only(roots: Roots, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[str] = []
+    monkeypatch.setattr(sheet, "save", lambda figure, stem, *rest: saved.append(stem.name) or [stem])
+    (run,) = write_study(roots, "s", [Made(method="goat", forgets=True, experts=4)])
+    folder_of(roots, run).items("routing").write_text('{"item": "q"}\n')
+    with pytest.raises(Corrupted, match=r"routing\.jsonl"):
+        draw_all(roots, "s", stale)
+    assert sorted(saved) == sorted(["result_table", "training_curves", "lr_curves", "pareto", "forgetting_table",
+                                    "routing_curves"])  # fmt: skip
 
 
 def assert_readable(figure: Figure) -> None:

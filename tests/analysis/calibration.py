@@ -8,7 +8,7 @@ primary interval, and 0 for new items.
 """
 
 from collections.abc import Iterator
-from itertools import product
+from itertools import chain, product
 from typing import NamedTuple
 
 import numpy as np
@@ -169,5 +169,5 @@ def _many(studies: int, draw, at_once: int = 4000) -> Covered:
 
 
 if __name__ == "__main__":
-    for line in (*design(), "", *report()):
+    for line in chain(design(), [""], report()):
         print(line, flush=True)

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -209,8 +210,9 @@ def first_step() -> Iterator[Line]:
 
     began = time.monotonic()
     small = ["train.max_steps=1", "train.warmup_steps=0", "train.batch_size=2", "eval.at_start=false"]
-    small += ["eval.tasks={answer_loss:{_target_:ablora.evals.answer_loss.AnswerLoss,split:test,max_items:2}}"]
-    plan = make(ask(["method=lora", *small], multirun=False).cells)
+    (cell,) = ask(["method=lora", *small], multirun=False).cells
+    tasks = {"answer_loss": {**cell.tree["eval"]["tasks"]["answer_loss"], "max_items": 2}}
+    plan = make([replace(cell, tree={**cell.tree, "eval": {**cell.tree["eval"], "tasks": tasks}})])
     with tempfile.TemporaryDirectory(prefix="ablora-doctor-") as place:
         roots = Roots(Path(place, "runs"), Path(place, "studies"), Path(place, "cache"))
         (spec,) = plan.specs.values()

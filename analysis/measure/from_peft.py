@@ -81,11 +81,11 @@ def _require_complete(path: Path, config: Mapping[str, Any], file: TensorFile, b
     modules = _modules(file)
     require_names(file, [f"{PREFIX}{module}.lora_{side}.weight" for module in modules for side in "AB"])
     ranks = {module: rank_of(config, module) for module in modules}
+    why = f"as r or rank_pattern in {path.name} and the base {base.folder} say"
     for module, rank in ranks.items():
-        a, b = (f"{PREFIX}{module}.lora_{side}.weight" for side in "AB")
-        require_module(base, file.path, module, (file.shapes[b][0], file.shapes[a][-1]))
-        require_shape(file, a, (rank, file.shapes[a][-1]), f"as r or rank_pattern in {path.name} says")
-        require_shape(file, b, (file.shapes[b][0], rank), f"as r or rank_pattern in {path.name} says")
+        out_features, in_features = require_module(base, file.path, module)
+        require_shape(file, f"{PREFIX}{module}.lora_A.weight", (rank, in_features), why)
+        require_shape(file, f"{PREFIX}{module}.lora_B.weight", (out_features, rank), why)
     return ranks
 
 

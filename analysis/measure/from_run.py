@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from ablora.method.export import EXACT
 from ablora.method.init._base import Site
 from ablora.method.lowrank import LowRank
 from ablora.method.seeds import generator
+from ablora.method.structure._base import Shape
 from ablora.method.structure.experts import Experts
 from ablora.method.structure.pair import Pair
 from ablora.spec import BadInput, RunSpec, check, run_id
@@ -27,11 +28,9 @@ from ablora_analysis.measure.base_weights import BaseWeights
 from ablora_analysis.measure.tensor_file import TensorFile, open_checked, require_names, require_shape
 from ablora_analysis.measure.update import Factors, expected, experts, pair
 
-ROLES: dict[type, tuple[str, ...]] = {
-    Pair: ("A", "B", "scale"),
-    Experts: ("A", "B", "scale", "router", "members", "present", "slots", "num_experts"),
-}
+STRUCTURES = (Pair, Experts)
 START = ("A0", "B0")
+FACTORS = ("A", "B", "scale", *START, "members")
 Gates = Mapping[str, Float[Tensor, " experts"]]
 _log = logging.getLogger(__name__)
 
@@ -65,13 +64,13 @@ def open_run(folder: RunFolder, base: Path | None = None) -> Adapter:
 
 
 def _trained(folder: RunFolder, tree: Mapping[str, Any]) -> Trained:
-    legal = f"a low-rank method of structure {' or '.join(kind.__name__ for kind in ROLES)}"
+    legal = f"a low-rank method of structure {' or '.join(kind.__name__ for kind in STRUCTURES)}"
     try:
         method = build(tree["method"])
         structure = type(getattr(method, "structure", None))
     except BadInput as error:
         raise error.under(f"{folder.spec}: method") from None
-    check(structure in ROLES, f"{folder.spec}: method.structure", structure.__name__, legal)
+    check(structure in STRUCTURES, f"{folder.spec}: method.structure", structure.__name__, legal)
     return Trained(method, getattr(torch, tree["model"]["dtype"]), tree["seed"])
 
 
@@ -94,13 +93,8 @@ def _confirmed(folder: RunFolder, tree: Mapping[str, Any], base: Path | None) ->
     return own
 
 
-def _roles(run: Trained, file: TensorFile, module: str) -> tuple[str, ...]:
-    started = any(f"{module}.{role}" in file.shapes for role in START)
-    return ROLES[type(run.method.structure)] + (START if started else ())
-
-
 def _require_complete(run: Trained, file: TensorFile, base: BaseWeights) -> dict[str, int]:
-    """Every tensor that the records name, of the shape that rank and base make necessary, and no other."""
+    """Every tensor of every recorded module, of the shape that rank and base make necessary, and no other."""
     path = file.path.with_suffix(".json")
     if not path.exists():
         raise Corrupted(str(path), None, "the records of the adapter's modules; train the run again")
@@ -108,16 +102,25 @@ def _require_complete(run: Trained, file: TensorFile, base: BaseWeights) -> dict
         ranks = {module: int(record["rank"]) for module, record in read_json(path)["modules"].items()}
     except (KeyError, TypeError) as error:
         raise Corrupted(str(path), str(error), "records of modules with their rank") from error
-    require_names(file, [f"{module}.{role}" for module in ranks for role in _roles(run, file, module)])
-    for module, rank in ranks.items():
-        out_features, in_features = file.shapes[f"{module}.B"][-1], file.shapes[f"{module}.A"][-1]
-        require_module(base, file.path, module, (out_features, in_features))
-        sizes = {"A": (rank, in_features), "B": (rank, out_features), "scale": (rank,)}
-        sizes |= {"A0": sizes["A"], "B0": sizes["B"], "members": (rank, run.method.structure.experts)}
-        for role in _roles(run, file, module):
-            if role in sizes:
-                require_shape(file, f"{module}.{role}", sizes[role], "as its rank and its base say")
+    wanted = {name: size for module, rank in ranks.items() for name, size in _sizes(run, file, base, module, rank)}
+    require_names(file, wanted)
+    for name, size in wanted.items():
+        require_shape(file, name, size, f"as its rank and the base {base.folder} say")
     return ranks
+
+
+def _sizes(
+    run: Trained, file: TensorFile, base: BaseWeights, module: str, rank: int
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """What one module's tensors are named, and their shapes."""
+    out_features, in_features = require_module(base, file.path, module)
+    shape = Shape(out_features, in_features, rank)
+    own = run.method.structure.extra(shape, generator("shape")) | run.method.structure.constants(shape)
+    sizes = {"A": (rank, in_features), "B": (rank, out_features), "scale": (rank,)}
+    if any(f"{module}.{role}" in file.shapes for role in START):
+        sizes |= {"A0": sizes["A"], "B0": sizes["B"]}
+    sizes |= {role: tuple(tensor.shape) for role, tensor in own.items()}
+    yield from ((f"{module}.{role}", size) for role, size in sizes.items())
 
 
 def _mean_gates(folder: RunFolder, run: Trained, ranks: Mapping[str, int]) -> Gates | None:
@@ -142,14 +145,14 @@ def _content(file: TensorFile, gates: Gates | None) -> str:
     return hashlib.sha256(f"{file.sha256} {lines.dumps(named)}".encode()).hexdigest()
 
 
-def _read(file: TensorFile, run: Trained, module: str) -> Factors:
-    roles = _roles(run, file, module)
-    tensors = file.read(f"{module}.{role}" for role in roles)
-    return {role: tensors[f"{module}.{role}"] for role in roles}
+def _read(file: TensorFile, module: str) -> Factors:
+    named = {role: f"{module}.{role}" for role in FACTORS if f"{module}.{role}" in file.shapes}
+    tensors = file.read(named.values())
+    return {role: tensors[name] for role, name in named.items()}
 
 
 def _parts(file: TensorFile, run: Trained, gates: Gates | None, module: str) -> dict[str, Part]:
-    factors = _read(file, run, module)
+    factors = _read(file, module)
     rank, structure = len(factors["A"]), run.method.structure
     if isinstance(structure, Pair):
         return {WHOLE: Part(pair(factors), rank, "")}

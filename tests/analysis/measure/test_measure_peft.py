@@ -152,7 +152,7 @@ FIRST = "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight"
             lambda t: t.update({FIRST.replace("lora_A", "lora_magnitude_vector"): torch.ones(3)}),
             "magnitude.*not expected",
         ),
-        (lambda t: t.update({FIRST: torch.zeros(4, 47)}), r"down_proj.*\(32, 47\).*\(32, 48\)"),
+        (lambda t: t.update({FIRST: torch.zeros(4, 47)}), r"lora_A.*\(4, 47\).*\(4, 48\).*base"),
         (lambda t: t.update({k.replace("layers.0", "layers.7"): t.pop(k) for k in list(t)}), "layers.7.*absent"),
     ],
 )

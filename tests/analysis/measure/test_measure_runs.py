@@ -101,7 +101,10 @@ NAME = "model.layers.0.mlp.up_proj.A"
         (lambda t: t.pop(NAME), f"{NAME}.*missing"),
         (lambda t: t.update(other=torch.ones(1)), "other.*not expected"),
         (lambda t: t.update({NAME: torch.ones(7, 32)}), rf"{NAME}.*\(8, 32\)"),
-        (lambda t: t.update({NAME: torch.ones(8, 31), NAME + "0": torch.ones(8, 31)}), r"up_proj.*\(48, 31\).*base"),
+        (
+            lambda t: t.update({NAME: torch.ones(8, 31), NAME + "0": torch.ones(8, 31)}),
+            rf"{NAME}.*\(8, 31\).*\(8, 32\).*base",
+        ),
     ],
 )
 def test_damage_is_named_by_file_and_tensor(base, roots, change, named):

@@ -32,9 +32,7 @@ def colours() -> Colormap:
     """Blue under balance, red over it, black for an expert that gets nothing, grey where there is no module."""
     # Without its dark ends, which print like black.
     found = LinearSegmentedColormap.from_list("load", colormaps["RdBu_r"](np.linspace(0.1, 0.9, 17)))
-    found.set_bad("#D9D9D9")
-    found.set_under("#000000")
-    return found
+    return found.with_extremes(bad="#D9D9D9", under="#000000")
 
 
 def draw_load(ax: Axes, load: Load) -> None:
@@ -112,7 +110,7 @@ def paint(study: Study) -> list[Path]:
         draw_load(upper, load)
         upper.set_title(f"{load.arm}{where}: load", loc="left")
         draw_together(lower, load)
-        lower.set_title(f"{load.arm}{where}: co-activation", loc="left")
+        lower.set_title("its co-activation", loc="left")
     bar = figure.colorbar(ScalarMappable(LogNorm(LEAST, MOST), colours()), ax=axes, location="bottom", shrink=0.7,
                           aspect=30, extend="both")  # fmt: skip
     ticks = (0.25, 0.5, 1.0, 2.0, 4.0)

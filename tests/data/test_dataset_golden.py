@@ -9,6 +9,7 @@ from ablora.data._base import Dataset
 from ablora.data.arithmetic import Arithmetic
 from ablora.data.gsm8k import Gsm8k
 from ablora.data.llm_adapters import LlmAdapters
+from ablora.data.stdlib_choice import StdlibChoice
 
 GOLDEN = {
     "arithmetic": (1, "32bcd83f552bf074"),
@@ -16,6 +17,7 @@ GOLDEN = {
     "llm_adapters": (1, "73e9c1f434c35c27"),
     "llm_adapters frame": (1, "de4d83448638c495"),
     "llm_adapters numbers": (1, "0c8075bce2bd03b5"),
+    "stdlib_choice": (1, "cf458463f03146fe"),
 }
 
 
@@ -43,6 +45,7 @@ def datasets(tmp_path, json_lines) -> dict[str, Dataset]:
         "llm_adapters": LlmAdapters(**counts),
         "llm_adapters frame": LlmAdapters(**counts, template="llm_adapters"),
         "llm_adapters numbers": LlmAdapters(**counts | {"path": str(tmp_path / "numbers.json")}, test_items=10),
+        "stdlib_choice": StdlibChoice(),
     }
 
 

@@ -29,20 +29,18 @@ def random_start(seed: int) -> LlamaForCausalLM:
     return model
 
 
-def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW for embeddings and norms.
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW for everything; only the layers' matrices decay.
 
-    Muon (Jordan et al. 2024): W -= lr sqrt(max(1, rows/columns)) NS5(momentum), NS5 close to U V^T of the momentum.
+    Muon for the matrices learns faster (1.19 bits per byte after as many steps), but its steps have equal singular
+    values, and it left a spectrum nearly as flat as the random start's: no base to tell principal from minor
+    directions on. At a rate of 4e-3 AdamW was behind by 0.4 nats per token all the way.
     """
-    if not hasattr(torch.optim, "Muon"):
-        raise ValueError(f"torch={torch.__version__}: has no Muon; the recipe needs torch 2.9 or newer")
-    hidden = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    chosen = {id(p) for p in hidden}
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    chosen = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in chosen]
-    return [
-        torch.optim.Muon(hidden, lr=recipe.muon_lr, momentum=0.95, nesterov=True, weight_decay=recipe.muon_decay),
-        torch.optim.AdamW(rest, lr=recipe.adamw_lr, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0),
-    ]
+    groups = [{"params": matrices, "weight_decay": recipe.matrix_decay}, {"params": rest, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.adamw_lr, betas=(0.9, 0.95), eps=1e-10)
 
 
 def window_nats(model: nn.Module, windows: np.ndarray, dtype: str) -> Tensor:
@@ -77,7 +75,7 @@ class Trainer:
     def __init__(self, rank: int, workers: int, out: Path, recipe: Recipe, data: Windows, held_out: list) -> None:
         self.rank, self.workers, self.out, self.recipe, self.data = rank, workers, out, recipe, data
         self.model = random_start(recipe.seed)
-        self.optimizers = make_optimizers(self.model, recipe)
+        self.optimizer = make_optimizer(self.model, recipe)
         self.held_out = held_out_windows(held_out, recipe.window_tokens, LOG_HELD_OUT_WINDOWS)
         self.step, self.seconds, self.started = 0, 0.0, time.monotonic()
 
@@ -90,8 +88,7 @@ class Trainer:
         if state["seed"] != self.recipe.seed:
             raise ValueError(f"seed={self.recipe.seed}: {path.name} was written with seed={state['seed']}, use that")
         self.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"]):
-            optimizer.load_state_dict(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
         log = self.out / "pretrain_log.csv"
         if self.rank == 0 and log.exists():
@@ -106,7 +103,7 @@ class Trainer:
         """Write the checkpoint; rank 0 alone."""
         state = {
             "model": self.model.state_dict(),
-            "optimizers": [o.state_dict() for o in self.optimizers],
+            "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.elapsed_s(),
             "seed": self.recipe.seed,
@@ -116,9 +113,8 @@ class Trainer:
     def train_step(self) -> float:
         """One optimizer step over the whole batch; returns this worker's mean nats."""
         factor = learning_rate_factor(self.recipe, self.step)
-        for optimizer, lr in zip(self.optimizers, (self.recipe.muon_lr, self.recipe.adamw_lr)):
-            for group in optimizer.param_groups:
-                group["lr"] = lr * factor
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.adamw_lr * factor
         mine = self.data.batch(self.step)[self.rank :: self.workers]
         nats = 0.0
         for start in range(0, len(mine), self.recipe.micro_windows):
@@ -128,9 +124,8 @@ class Trainer:
             nats += loss.item()
         average_([p.grad for p in self.model.parameters() if p.grad is not None], self.workers)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         return nats
 

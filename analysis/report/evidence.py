@@ -45,7 +45,8 @@ def read(roots: Roots, study: str, stale: Callable[[RunFolder], bool] = RunFolde
     prepared = arms.prepare(table.cells(roots, study, rows))
     choices = arms.choose(prepared)
     metrics = result_table.shown_metrics(prepared)
-    items = _try(lambda: chosen_items(roots, choices, metrics), {}, problems)
+    finished = any(choice.ids for choice in choices)
+    items = _try(lambda: chosen_items(roots, choices, metrics), {}, problems) if finished else {}
     result = result_table.points(prepared, choices, items)
     runs = prepared.drop_duplicates("id").set_index("id", drop=False)
     costs = [_try(lambda run=run: table.costs(roots, [run]), pd.DataFrame({"id": [run]}), problems) for run in runs.id]
@@ -81,8 +82,8 @@ def _try(read_it: Callable[[], Any], otherwise: Any, problems: list[Corrupted]) 
         return read_it()
     except Corrupted as problem:
         problems.append(problem)
-    except (KeyError, TypeError, AttributeError) as error:
-        problems.append(Corrupted("a run folder", repr(error), "records with the fields of their contract"))
+    except (KeyError, TypeError, AttributeError, UnicodeError) as error:
+        problems.append(Corrupted("records of a run", repr(error), "lines with the fields of their contract"))
     return otherwise
 
 

@@ -1,18 +1,19 @@
 // Tables: sorting by their headers, filtering by the controls above them.
 
-/** Numbers before texts, absent values last in either direction, equal ones as they stood. */
-function compareCells(a, b, sign) {
+/** Absent values last in either direction, equal ones as they stood. Only a column of numbers is compared as numbers:
+ *  among ids there are some, such as 12e4, that look like one. */
+function compareCells(a, b, sign, numeric) {
   if (a === null || b === null) return (a === null) - (b === null);
-  const x = Number(a), y = Number(b);
-  const both = !Number.isNaN(x) && !Number.isNaN(y);
-  return sign * (both ? x - y : a.localeCompare(b, "en", { numeric: true }));
+  if (numeric) return sign * (Number(a) - Number(b));
+  return a === b ? 0 : a < b ? -sign : sign;
 }
 
 function sortTable(table, at, direction) {
   const sign = direction === "ascending" ? 1 : -1;
   const body = table.tBodies[0];
+  const numeric = table.tHead.rows[0].cells[at].classList.contains("num");
   const value = (row) => row.cells[at].getAttribute("data-v");
-  const rows = Array.from(body.rows).sort((a, b) => compareCells(value(a), value(b), sign));
+  const rows = Array.from(body.rows).sort((a, b) => compareCells(value(a), value(b), sign, numeric));
   body.append(...rows);
   Array.from(table.tHead.rows[0].cells).forEach((head, i) => {
     head.setAttribute("aria-sort", i === at ? direction : "none");

@@ -24,6 +24,9 @@ ROWS = 200
 DOTS_PER_INCH, SCALE = 300, 1.5
 """The figures' PNG, and how much larger than on paper they are shown: a column of 3.3 in is 475 px wide."""
 
+WIDE = 700
+"""A picture wider than this, px, takes the page's whole width."""
+
 
 class Picture(NamedTuple):
     """One figure of studies/<name>/figures."""
@@ -108,7 +111,8 @@ def figure(picture: Picture, folder: Path) -> Html:
     told = [tag("strong", words[:1].upper() + words[1:]), foot if picture.notes else None]
     files = tag("p", f"{picture.runs} runs. ", *links, class_="links")
     caption = tag("figcaption", *told, old, files, _table(folder / f"{picture.name}.csv"))
-    return tag("figure", tag("div", shown, class_="paper"), caption)
+    wide = "wide" if picture.width > WIDE else None
+    return tag("figure", tag("div", shown, class_="paper"), caption, class_=wide)
 
 
 def _link(name: str, kind: str) -> Html:

@@ -22,7 +22,7 @@ HOSTILE = (
     '"><img src=x onerror=alert(2)>',
     "</script><script>alert(3)</script>",
     "{{7*7}} ${alert(4)} $title",
-    "line\u2028separator\u2029here \ud800 \x00 \u202eright to left",
+    "line\u2028separator\u2029here \x00 \u202eright to left",
     '<a href="javascript:alert(5)">javascript:alert(5)</a>',
     "<!-- <script> -->",
     "'; alert(6); '",
@@ -62,7 +62,7 @@ def write(roots: Roots, name: str, runs: Sequence[Made], measured: Sequence[Made
     overrides = ["+sweeps=demo", f"study={name}", "train.max_steps=120", "eval.tasks=[a b]"]
     atomic.write_json(roots.studies / name / "plan.json", {"schema": 1, "name": name, "overrides": overrides})
     if measured:
-        write_measures(roots, name, measures(measured, layers=6, kinds=("q_proj", "v_proj", "up_proj", "down_proj")))
+        write_measures(roots, name, measures(measured, layers=3, kinds=("q_proj", "down_proj")))
     return ids
 
 

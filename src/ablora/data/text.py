@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast, runtime_checkable
 
 from ablora.data._base import DataError
 from ablora.data._rows import Readable, fingerprint
-from ablora.spec import LABEL
+from ablora.spec import LABEL, check
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -68,8 +68,7 @@ class TextFile:
     path: str | None = field(default=None, metadata=LABEL)
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\w.-]+", self.name):
-            raise DataError(f"corpus: field 'name' is {self.name!r}; it must be of letters, digits, '_', '.' and '-'")
+        check(bool(re.fullmatch(r"[\w.-]+", self.name)), "name", self.name, "letters, digits, '_', '.' and '-'")
 
     def fingerprint(self) -> str:
         self.documents()

@@ -43,6 +43,7 @@ def make(cells: Sequence[Cell], check: Callable[[RunSpec], int] | None = None) -
         try:
             spec = build(cell.tree, RunSpec)
             data.require(spec.dataset)
+            _require_text(spec)
             run = run_id(spec)
             if run not in specs:
                 parameters[run] = check(spec)
@@ -66,6 +67,22 @@ def method_name(spec: RunSpec) -> str:
 def _in_data(cell: Cell, error: DataError) -> BadInput:
     tree = cell.tree.get("dataset")
     return BadInput("dataset", tree.get("name") if isinstance(tree, Mapping) else tree, str(error))
+
+
+def _require_text(spec: RunSpec) -> None:
+    """What an evaluation on a corpus needs: the text, and a model whose context holds its chunks."""
+    from ablora.models.base import skeleton  # late, as above
+
+    for name, task in spec.eval.tasks.items():
+        if not hasattr(task, "corpus"):
+            continue
+        try:
+            task.corpus.fingerprint()
+            task.check_model(skeleton(spec.model.folder).config)
+        except DataError as error:
+            raise BadInput(f"eval.tasks.{name}.corpus", task.corpus.name, str(error)) from error
+        except BadInput as error:
+            raise error.under(f"eval.tasks.{name}") from error
 
 
 class _Data:

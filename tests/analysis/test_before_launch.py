@@ -63,13 +63,15 @@ def test_seeds_are_counted_per_data_set_and_setting(roots: Roots) -> None:
 def test_seeds_that_are_not_shared_pair_nothing(roots: Roots) -> None:
     first, second = cells(1, 3), [c | {"method": "b", "id": c["id"] + "b"} for c in cells(1, 5)]
     assert "3 seeds, 1 comparison" in told(roots, [*first, *second])[0]
+    third = [c | {"method": "c", "id": c["id"] + "c"} for c in cells(1, 4)]
+    assert "3 seeds, 2 comparisons" in told(roots, [*first, *second, *third])[0], "the fewest that any two share"
     apart = [c | {"labels": c["labels"] | {"seed": c["labels"]["seed"] + 9}} for c in second]
     assert "share no seed" in told(roots, [*first, *apart])[0]
     assert told(roots, first) == ["statistics: 3 seeds of one method: nothing to compare it with"]
 
 
 def test_where_a_study_confirms_only_fresh_seeds_count(roots: Roots) -> None:
-    tuning = [c | {"why": "tune"} for c in cells(3, 1, **{"train.lr": 0.1})]
+    tuning = [c | {"why": "tune", "labels": c["labels"] | {"seed": 9}} for c in cells(3, 1, **{"train.lr": 0.1})]
     fresh = [c | {"why": "confirm", "id": c["id"] + "c"} for c in cells(3, 4, **{"train.lr": 0.1})]
     assert "4 seeds, 2 comparisons" in told(roots, [*tuning, *fresh])[0]
 

@@ -13,6 +13,7 @@ ABLORA_CACHE say. A user's mistake raises `ablora.spec.BadInput`. `import ablora
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def plan(*overrides: str) -> None:
     """Print what `run` would do with these overrides: cells, runs, what is done already, trainable parameters."""
     from ablora import cli
 
+    warnings.filterwarnings("ignore", "IProgress not found")  # as in `run`
     cli.plan(["-m", *overrides])
 
 
@@ -38,6 +40,8 @@ def run(study: str, *overrides: str, retry: bool = False) -> pd.DataFrame:
     """
     from ablora import cli
 
+    # transformers' progress bars are off, and in a notebook tqdm warns of the widgets that they would need.
+    warnings.filterwarnings("ignore", "IProgress not found")
     code = cli.run(["-m", *overrides, f"study={study}", *(["--retry"] if retry else [])])
     if code == 130:
         raise KeyboardInterrupt

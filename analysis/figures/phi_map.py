@@ -104,7 +104,7 @@ def paint(study: Study) -> list[Path]:
         if not any(block.size for block in found):
             continue
         path = study.folder / f"phi_matrix{comparison.suffix}.csv"
-        numbers = phi_pairs.frame(rows, comparison.choices)
+        numbers = phi_pairs.frame(found, rows, comparison.choices)
         write_text(path, numbers.to_csv(index=False, lineterminator="\n"), durable=False)
         foot = _row_notes(rows, comparison)
         out += [*_paint_matrix(study, comparison, found, foot), path, *_paint_maps(study, comparison, found, foot)]

@@ -101,7 +101,9 @@ def of_runs(frame: pd.DataFrame, choices: Sequence[Choice]) -> pd.DataFrame:
     for suffix in ("_a", "_b"):
         for name in ("arm", "seed"):
             rows[name + suffix] = rows["id" + suffix].map(runs[name])
-    return rows.assign(equal=rows["seed_a"] == rows["seed_b"])
+    # Codes, not text: a study of 12 runs and 28 modules has a quarter of a million rows, in 300 blocks.
+    codes = [pd.Categorical(rows[name], categories=runs.index).codes.astype(int) for name in ("id_a", "id_b")]
+    return rows.assign(equal=rows["seed_a"] == rows["seed_b"], pair=codes[0] * len(runs) + codes[1])
 
 
 def blocks(rows: pd.DataFrame, choices: Sequence[Choice], kind: str | None = None) -> list[Block]:
@@ -114,16 +116,17 @@ def blocks(rows: pd.DataFrame, choices: Sequence[Choice], kind: str | None = Non
 
 
 def _block(key: tuple[str, str, bool, str], rows: pd.DataFrame) -> Block:
-    """Arrays, not groups: a study of 12 runs and 28 modules has a quarter of a million rows, in 300 blocks."""
     a, b, equal, side = key
-    runs, module = rows[["id_a", "id_b"]].to_numpy(dtype=object), rows["module"].cat.codes.to_numpy()
-    _, pair = np.unique([" ".join(two) for two in runs], return_inverse=True)
-    named, group = np.unique(np.stack([pair, module]), axis=1, return_inverse=True)
+    module = rows["module"].cat.codes.to_numpy()
+    _, first, pair = np.unique(rows["pair"], return_index=True, return_inverse=True)
+    runs = rows[["id_a", "id_b"]].iloc[first].to_numpy(dtype=object)
+    named, group = np.unique(pair * (int(module.max()) + 1) + module, return_inverse=True)
+    pair_of = named // (int(module.max()) + 1)
     defined = rows["phi"].notna().to_numpy()
     i, j, phi, null = (rows[name].to_numpy(dtype=float)[defined] for name in ("i", "j", "phi", "null"))
     index = np.unique([i, j])
-    full, own_null = np.full((2, named.shape[1], len(index), len(index)), np.nan)
-    place = group.ravel()[defined], np.searchsorted(index, i), np.searchsorted(index, j)
+    full, own_null = np.full((2, len(named), len(index), len(index)), np.nan)
+    place = group[defined], np.searchsorted(index, i), np.searchsorted(index, j)
     full[place], own_null[place] = phi, null
     i, j = index[:, None], index[None]
     mean, mean_null = full.mean(axis=0), own_null.mean(axis=0)
@@ -131,10 +134,10 @@ def _block(key: tuple[str, str, bool, str], rows: pd.DataFrame) -> Block:
     if a == b:  # which seed comes first means nothing
         mean = (mean + mean.T) / 2
     diagonal = np.diagonal(full, axis1=1, axis2=2)
-    per_pair = np.stack([diagonal[named[0] == one].mean(axis=0) for one in range(named[0].max() + 1)])
-    undefined = named.shape[1] - len(np.unique(place[0]))
+    per_pair = np.stack([diagonal[pair_of == one].mean(axis=0) for one in range(len(runs))])
+    undefined = len(named) - len(np.unique(place[0]))
     return Block(
-        a, b, side, equal, bool(rows["shared_start"].any()), tuple(sorted(set(runs.ravel()))), len(per_pair),
+        a, b, side, equal, bool(rows["shared_start"].any()), tuple(sorted(set(runs.ravel()))), len(runs),
         len(np.unique(module)), undefined, tuple(map(int, index)), mean, mean_null, null_sd, per_pair,
     )  # fmt: skip
 
@@ -186,11 +189,10 @@ def _keys(
         yield max(sharing, key=lambda key: likeness[key])
 
 
-def frame(rows: pd.DataFrame, choices: Sequence[Choice]) -> pd.DataFrame:
-    """Every cell, over all modules (`kind` all) and for each kind of module."""
-    parts = [(kind, cells(blocks(rows, choices, None if kind == "all" else kind)))
-             for kind in ("all", *ordered(rows["kind"].unique()))]  # fmt: skip
+def frame(found: Sequence[Block], rows: pd.DataFrame, choices: Sequence[Choice]) -> pd.DataFrame:
+    """Every cell, over all modules (`kind` all, of `found`) and for each kind of module."""
+    by_kind = {"all": found} | {kind: blocks(rows, choices, kind) for kind in ordered(rows["kind"].unique())}
     return pd.DataFrame([
         {"kind": kind, **{k: v for k, v in cell._asdict().items() if k != "level"}, **cell.level._asdict()}
-        for kind, own in parts for cell in own
+        for kind, own in by_kind.items() for cell in cells(own)
     ])  # fmt: skip

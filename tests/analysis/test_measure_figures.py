@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from scipy.stats import beta
 from synthetic import Made, id_of, stale, write_study
 from synthetic_measures import Measures, measures, phi, write_measures
 from test_figures_main import assert_readable
@@ -75,8 +76,9 @@ def test_the_main_list_paints_them() -> None:
     assert set(PAINTS) <= set(FIGURES)
 
 
-def test_files_repeat_byte_for_byte_and_name_their_runs(roots: Roots, four: tuple[list[Made], Measures]) -> None:
-    runs, found = four
+def test_files_repeat_byte_for_byte_and_name_their_runs(roots: Roots) -> None:
+    runs = runs_of("lora", "goat")
+    found = measures(runs, layers=1)
     study = study_of(roots, runs, found)
     paths = paint(study)
     names = {f"{stem}.{kind}" for stem in STEMS for kind in ("pdf", "svg", "png", "json")}
@@ -224,6 +226,8 @@ def test_ranks_a_grid_and_a_zero_update_keep_their_places() -> None:
     zero = found[one].drop_duplicates(["side"]).assign(i=0, j=0, phi=np.nan, null=np.nan, reason="the update is zero")
     (left, _) = phi_pairs.blocks(phi_pairs.of_runs(pd.concat([found[~one], zero]), choices), choices)
     assert (left.size, left.undefined) == (0, 1)
+    (left, _) = phi_pairs.blocks(phi_pairs.of_runs(zero, choices), choices)
+    assert (left.size, left.undefined, left.index) == (0, 1, ())
     lower = found[~(one & ((found["i"] > 3) | (found["j"] > 3)))]  # one module of rank 3: nothing beyond is a mean
     (left, _) = phi_pairs.blocks(phi_pairs.of_runs(lower, choices), choices)
     assert left.size == 3
@@ -239,6 +243,12 @@ def test_the_spread_of_random_subspaces_is_exact(i: int, j: int, d: int) -> None
     # The sampled standard deviation of 4000 draws has a relative error of about 1.5 to 2 %.
     assert phi_pairs.random_sd(np.array(i), np.array(j), np.array(d)) == pytest.approx(draws.std(), rel=0.08, abs=1e-9)
     assert draws.mean() == pytest.approx(max(i, j) / d, rel=0.03)
+
+
+def test_the_spread_of_one_direction_is_beta_s() -> None:
+    """The squared cosine of two random directions in R^d is Beta(1/2, (d - 1) / 2)."""
+    d = np.array([2, 5, 64])
+    assert phi_pairs.random_sd(np.array(1), np.array(1), d) == pytest.approx(beta(0.5, (d - 1) / 2).std())
 
 
 def test_matrix_has_seeds_on_the_diagonal_and_the_null_in_the_corner(

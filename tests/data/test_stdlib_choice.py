@@ -17,7 +17,7 @@ from ablora.data import stdlib_choice
 from ablora.data._base import DataError
 from ablora.data._options import row_options
 from ablora.data._rows import folded, read_json_lines
-from ablora.data.encode import encode
+from ablora.data.encode import encode_all
 from ablora.data.stdlib_choice import FILES, KINDS, OPTIONS, SUMS, StdlibChoice, published
 from ablora.data.stdlib_choice_kinds import KINDS as MADE_BY
 from ablora.data.stdlib_choice_kinds import make_pool, tell_apart
@@ -221,6 +221,13 @@ def test_the_running_python_confirms_every_answer(every):
     assert sum(confirmed is None for _, confirmed in said) < 0.2 * len(said)
 
 
+def test_the_oracle_refuses_another_answer(every):
+    if IS_3_11:
+        for row in every[:200]:
+            other = row | {"answer": OPTIONS[(OPTIONS.index(row["answer"]) + 1) % 4]}
+            assert _confirms(other) is not True, row
+
+
 def thing(name, sentence="", parameters=None):
     return Thing("m", name, "function", sentence, parameters)
 
@@ -259,7 +266,7 @@ class Box(Base):
 ''',
     "two.py": "from one import *\nfrom _c import fast\nclass Base:\n    def shut(self, **options): pass\n",
     "three.py": "from _c import *\n",
-    "four.py": "def copy_it(src):\n    '''This sentence is held out.'''\nexec('x = 1')\n",
+    "four.py": "def copy_it(src):\n    '''This sentence is held out.'''\nexec('x = 1')\ndef brief(): pass\ndel brief\n",
     "held.py": "def kept_apart(): pass\n",
     "pack/__init__.py": "from .inner import *\n",
     "pack/inner.py": "def deep(): pass\n",
@@ -333,7 +340,8 @@ def test_some_kinds_and_fewer_items():
 def test_prompts_are_short():
     folder = Path(stdlib_choice.__file__).parents[1] / "models/pico"
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    encoded = [encode(e, tokenizer, 192) for e in StdlibChoice().load().train]
+    encoded = encode_all(StdlibChoice().load().train, tokenizer, 192).items
+    assert len(encoded) == 3000
     assert sum(e.answer_start for e in encoded) / len(encoded) < 135
     assert max(len(e.input_ids) - e.answer_start for e in encoded) == 14
 

@@ -34,7 +34,7 @@ class StdlibChoice:
     every description that this text holds, so that training here does not train on the measure of forgetting.
     Prompt: `LlmAdapters`' short one over ARC's published instruction (Hu et al. 2023, arXiv:2304.01933); then " the
     correct answer is answer3". Extraction: the first option in the text. Item: "<split>/<kind>/<index>".
-    A prompt has 129 tokens of the embedded tokenizer on average, 173 at most, 92 of them the frame; an answer has 14.
+    A prompt has 129 tokens of the embedded tokenizer on average, 171 at most, 92 of them the frame; an answer has 14.
     Source: `stdlib_choice_source`, which makes the frozen files again byte for byte on CPython 3.11.7; descriptions are
     extracts of CPython's docstrings, © Python Software Foundation, PSF-2.0.
     Errors: DataError if a frozen file is not the one whose sha256 is kept beside it, and for an unknown kind.

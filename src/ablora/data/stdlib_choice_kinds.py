@@ -19,7 +19,6 @@ T = TypeVar("T")
 class Draft(NamedTuple):
     """A question before its choices are drawn."""
 
-    subject: str
     text: str
     right: tuple[str, ...]
     """Any of them may be the right choice."""
@@ -68,7 +67,7 @@ def module_question(rng: random.Random, pool: Pool, thing: Thing) -> Draft | Non
     # Drawn as often as they are right, and from dotted names for dotted ones: neither fame nor length tells them apart.
     near = (t.module for t in _nearest(rng, pool, thing) if _names_its_module(pool, t))
     wrong = (m for m in near if thing.name not in bound[m] and ("." in m) == dotted)
-    return Draft(thing.full, f"Which module defines the {thing.sort} {thing.name}?", (thing.module,), wrong)
+    return Draft(f"Which module defines the {thing.sort} {thing.name}?", (thing.module,), wrong)
 
 
 def purpose_question(rng: random.Random, pool: Pool, thing: Thing) -> Draft | None:
@@ -78,7 +77,7 @@ def purpose_question(rng: random.Random, pool: Pool, thing: Thing) -> Draft | No
     asks, ends = ("What is", "?") if thing.sort == "class" else ("What does", " do?")
     near = (t for t in _nearest(rng, pool, thing) if t.sort == thing.sort and len(t.sentence) <= SHORT_CHARS)
     text = f"{asks} the {thing.sort} {thing.full}{ends}"
-    return Draft(thing.full, text, (thing.sentence,), (t.sentence for t in near if tell_apart(thing, t)))
+    return Draft(text, (thing.sentence,), (t.sentence for t in near if tell_apart(thing, t)))
 
 
 def name_question(rng: random.Random, pool: Pool, thing: Thing) -> Draft | None:
@@ -88,14 +87,14 @@ def name_question(rng: random.Random, pool: Pool, thing: Thing) -> Draft | None:
     same = [t for t in pool.near[thing.holder] if (t.holder, t.sort) == (thing.holder, thing.sort)]
     text = f'Which {thing.sort} of {thing.holder} is described by "{thing.sentence}"?'
     wrong = (t.bare for t in shuffled(rng, same) if tell_apart(thing, t))
-    return Draft(thing.full, text, (thing.bare,), wrong)
+    return Draft(text, (thing.bare,), wrong)
 
 
 def member_question(rng: random.Random, pool: Pool, thing: Thing) -> Draft | None:
     """Which name a class or module defines: wrong is one that neither it nor what it builds on binds.
 
-    The question is about the holder of the thing; it is asked once, of the first of its things by name. No
-    names that many define, such as close: they would be right more often than they can be wrong.
+    The question is about the holder of the thing; it is asked once, with the first of its things by name.
+    Names that several define, such as close, do not serve: they would be right more often than they can be wrong.
     """
     holder, sort = thing.holder, thing.sort
     members = [t for t in pool.near[holder] if (t.holder, t.sort) == (holder, sort) and t.bare.casefold() in pool.rare]
@@ -108,7 +107,7 @@ def member_question(rng: random.Random, pool: Pool, thing: Thing) -> Draft | Non
         if t.sort == sort and t.bare.casefold() in pool.rare and t.bare not in known
     )
     text = f"Which {sort} does the {'class' if sort == 'method' else 'module'} {holder} define?"
-    return Draft(holder, text, tuple(t.bare for t in members), (t.bare for t in near))
+    return Draft(text, tuple(t.bare for t in members), (t.bare for t in near))
 
 
 def parameter_question(rng: random.Random, pool: Pool, thing: Thing) -> Draft | None:
@@ -119,7 +118,7 @@ def parameter_question(rng: random.Random, pool: Pool, thing: Thing) -> Draft | 
         return None
     near = (shuffled(rng, t.parameters or ()) for t in _nearest(rng, pool, thing) if t.sort == thing.sort)
     wrong = (names[0] for names in near if names and _speaks(names[0]) and names[0] not in taken)
-    return Draft(thing.full, f"Which parameter does the {thing.sort} {thing.full} take?", right, wrong)
+    return Draft(f"Which parameter does the {thing.sort} {thing.full} take?", right, wrong)
 
 
 KINDS: dict[str, Callable[[random.Random, Pool, Thing], Draft | None]] = {

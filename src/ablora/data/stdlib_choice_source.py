@@ -38,8 +38,6 @@ class Question:
     """A question with its four choices, one of them right."""
 
     kind: str
-    subject: str
-    """Full name of what is asked about."""
     text: str
     choices: tuple[str, ...]
     right: int
@@ -114,7 +112,7 @@ def _of_kind(rng: random.Random, kind: str, pool: Pool, count: int) -> list[Ques
             continue
         right = places[len(made)]
         choices = (*choices[1 : right + 1], choices[0], *choices[right + 1 :])
-        made.append(Question(kind, draft.subject, draft.text, choices, right))
+        made.append(Question(kind, draft.text, choices, right))
         packages[thing.package] += 1
     if len(made) < count:
         raise ValueError(f"kind {kind}: {len(made)} questions where {count} are needed; the library is too small")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
+_DIRECTION = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _VOID = {"img", "input", "br", "path"}
 
 
@@ -18,9 +19,10 @@ class Html(str):
 
 
 def escape(text: object) -> Html:
-    """Text as markup that shows it. A lone surrogate, which UTF-8 cannot hold, is shown as U+FFFD."""
+    """Text as markup that shows it. A lone surrogate, which UTF-8 cannot hold, is shown as U+FFFD, and a control
+    character of direction by its number: it would turn the rest of a sentence around."""
     whole = str(text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return Html(html.escape(whole, quote=True))
+    return Html(html.escape(_DIRECTION.sub(lambda found: f"\u27e8U+{ord(found[0]):04X}\u27e9", whole), quote=True))
 
 
 def tag(name: str, *children: object, **attributes: object) -> Html:

@@ -49,3 +49,7 @@ def listed(words: list[str], most: int = 6) -> str:
     if len(words) > most:
         words = [*words[: most - 1], f"{len(words) - most + 1} more"]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+
+
+def runs_of(num: int) -> str:
+    return f"{num} run{'' if num == 1 else 's'}"

@@ -24,6 +24,10 @@ function shortNumber(value) {
   return String(Number(value.toPrecision(4))).replace("-", "−");
 }
 
+function runsOf(num) {
+  return `${num} run${num === 1 ? "" : "s"}`;
+}
+
 function titleOf(name) {
   return DATA.titles[name] || DATA.curves.titles[name] || name.replaceAll("_", " ");
 }

@@ -17,6 +17,7 @@ from ablora_analysis.figures.main import _readable
 from ablora_analysis.report.evidence import Evidence
 from ablora_analysis.report.grid import Column, Entry, Line, grid
 from ablora_analysis.report.html import Html, escape, tag
+from ablora_analysis.report.numbers import runs_of
 
 BYTES = 3_000_000
 """Of all pictures together, as they stand in the page; those beyond are named and linked."""
@@ -109,7 +110,7 @@ def figure(picture: Picture, folder: Path) -> Html:
     # The foot is in the picture too, but too small to read on a phone, and mute.
     foot = tag("details", tag("summary", "How to read it"), *(tag("p", note) for note in picture.notes))
     told = [tag("strong", words[:1].upper() + words[1:]), foot if picture.notes else None]
-    files = tag("p", f"{picture.runs} runs. ", *links, class_="links")
+    files = tag("p", f"{runs_of(picture.runs)}. ", *links, class_="links")
     caption = tag("figcaption", *told, old, files, _table(folder / f"{picture.name}.csv"))
     wide = "wide" if picture.width > WIDE else None
     return tag("figure", tag("div", shown, class_="paper"), caption, class_=wide)

@@ -18,7 +18,7 @@ function layout(more) {
   return {
     paper_bgcolor: "#ffffff", plot_bgcolor: "#ffffff", font: { family: "system-ui, sans-serif", size: 13, color: "#222222" },
     margin: { l: 8, r: 12, t: 36, b: 8 }, hoverlabel: { align: "left", bgcolor: "#ffffff", bordercolor: "#888888", font: { color: "#222222" } },
-    legend: { orientation: "h", x: 0, yref: "container", y: 0, yanchor: "bottom" }, hovermode: "closest", dragmode: "zoom",
+    legend: { orientation: "h", x: 0, yref: "container", y: 0, yanchor: "bottom" }, hovermode: "closest", showlegend: true, dragmode: "zoom",
     ...more, xaxis: { ...axis, ...more.xaxis }, yaxis: { ...axis, ...more.yaxis },
   };
 }
@@ -162,10 +162,10 @@ function startCurves(place) {
       xaxis: { title: axisTitle("step"), rangemode: "tozero" },
       yaxis: { title: axisTitle(titleOf(metric)), type: found.logy.checked ? "log" : "linear" },
     }), CONFIG);
-    const cut = thinned ? ` Of ${thinned} runs with more steps, ${DATA.curves.most} evenly spaced ones are drawn.` : "";
+    const cut = thinned ? ` Of ${runsOf(thinned)} with more steps, ${DATA.curves.most} evenly spaced ones are drawn.` : "";
     const window = Math.max(0, ...ids.map((id) => windowOf(DATA.curves.runs[id][metric][1].length)));
     const mean = found.smooth.checked && window > 1 ? ` Each point is the mean of up to ${window} points before it.` : "";
-    note.textContent = `One line per run, ${ids.length} runs; dotted where the run is not done. Click a line to open its run.${mean}${cut}`;
+    note.textContent = `One line per run, ${runsOf(ids.length)}; dotted where the run is not done. Click a line to open its run.${mean}${cut}`;
   };
   box.addEventListener("input", draw);
   draw();
@@ -210,7 +210,7 @@ function layersNote(measure, num, lines) {
   const own = DATA.layers;
   const missing = own.reasons[measure] ? ` Missing values: ${own.reasons[measure].join("; ")}.` : "";
   const band = lines && own.bands[measure] ? " Grey: a random subspace, with its 95 % band." : "";
-  const what = lines ? `One line per run, ${num} runs.` : `${num} modules.`;
+  const what = lines ? `One line per run, ${runsOf(num)}.` : `${num} modules.`;
   return `${what}${band}${missing} ${own.left_out}`.trim();
 }
 
@@ -258,7 +258,7 @@ function layerMap(valuesOf, kinds, found) {
     text[row][column] = `${esc(name)}<br>${z[row][column] === null ? "no value" : esc(shortNumber(z[row][column]))}`;
   });
   const num = values.filter((value) => value !== null).length;
-  const traces = [{ type: "heatmap", x: depths.map(String), y: kinds.map(esc), z, text, hoverinfo: "text", colorscale: "Viridis", xgap: 1, ygap: 1,
+  const traces = [{ type: "heatmap", showlegend: false, x: depths.map(String), y: kinds.map(esc), z, text, hoverinfo: "text", colorscale: "Viridis", xgap: 1, ygap: 1,
     colorbar: { thickness: 12, outlinewidth: 0, title: { text: "" } } }];
   return { traces, num, layout: { xaxis: { title: axisTitle("layer"), type: "category" }, yaxis: { type: "category", autorange: "reversed" } } };
 }

@@ -20,11 +20,11 @@ def plots(content: dict[str, Any]) -> Html:
         _one("curves", "Learning curves", "", [panel, *of_curves, log_y],
              bool(content["curves"]["runs"]), "No run has recorded a step."),
         _one("layers", "Layer by layer", "", [panel, *seen, _check("logy", "log scale")], bool(content["layers"]),
-             "Nothing has been measured: `ablora analyse` compares each update with its base weight."),
+             join("Nothing has been measured: ", tag("code", f"ablora analyse {content['study']}"), " measures it.")),
     )  # fmt: skip
 
 
-def _one(name: str, title: str, note: str, inputs: list[Html], there: bool, otherwise: str) -> Html:
+def _one(name: str, title: str, note: str, inputs: list[Html], there: bool, otherwise: object) -> Html:
     head = tag("h3", title, id=f"{name}-title")
     if not there:
         return tag("div", head, tag("p", otherwise), class_="plot-box")

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ablora_analysis.figures import arms
 from ablora_analysis.report.evidence import Evidence, state_of
-from ablora_analysis.report.numbers import listed
+from ablora_analysis.report.numbers import listed, runs_of
 
 
 class Warned(NamedTuple):
@@ -43,12 +43,16 @@ def _unfinished(evidence: Evidence) -> Iterator[Warned]:
             continue
         kinds = own["failure_class"].dropna().value_counts() if word == "failed" else pd.Series(dtype=int)
         counted = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
-        yield Warned(f"{len(own)} of {len(runs)} runs {meaning}{f' ({counted})' if counted else ''}.", tuple(own.id))
+        yield Warned(
+            f"{len(own)} of {runs_of(len(runs))} {meaning}{f' ({counted})' if counted else ''}.", tuple(own.id)
+        )
     for problem in dict.fromkeys(map(str, evidence.problems)):
         yield Warned(f"Cannot be read: {problem.replace(f'{evidence.roots.runs.parent}/', '')}")
     unchecked = runs[runs["stale"].isna() & pd.Series(state, index=runs.index).eq("done")]
     if len(unchecked):
-        yield Warned(f"{len(unchecked)} runs could not be checked against today's code and data.", tuple(unchecked.id))
+        yield Warned(
+            f"{runs_of(len(unchecked))} could not be checked against today's code and data.", tuple(unchecked.id)
+        )
 
 
 def _rates(evidence: Evidence) -> Iterator[Warned]:
@@ -99,7 +103,7 @@ def _places(evidence: Evidence) -> Iterator[Warned]:
                 if start.get(field) is not None:
                     found.setdefault(str(start[field]), []).append(run)
         if len(found) > 1:
-            named = listed([f"{value[:40 if field == 'device' else 8]} ({len(set(runs))} runs)"
+            named = listed([f"{value[:40 if field == 'device' else 8]} ({runs_of(len(set(runs)))})"
                             for value, runs in sorted(found.items())])  # fmt: skip
             yield Warned(f"The compared runs were made with {len(found)} {words}: {named}.")
 

@@ -11,7 +11,7 @@ import ablora
 from ablora_analysis.figures import arms, style
 from ablora_analysis.figures.result_table import Cell, Panel
 from ablora_analysis.report.evidence import Evidence, state_of
-from ablora_analysis.report.numbers import listed, number, signed
+from ablora_analysis.report.numbers import listed, number, runs_of, signed
 
 SWEEPS = Path(ablora.__file__).parent / "conf" / "sweeps"
 
@@ -65,7 +65,7 @@ def compared(evidence: Evidence) -> str:
     parts += [f"on {listed([name for name in datasets if name])}"] if any(datasets) else []
     parts += [f"with the base model {listed(models)}"] if models else []
     parts += [f"at rank {listed(ranks)}"] if ranks else []
-    return " ".join(parts) + f": {len(evidence.runs)} runs."
+    return " ".join(parts) + f": {runs_of(len(evidence.runs))}."
 
 
 def protocol(evidence: Evidence) -> str:
@@ -81,7 +81,7 @@ def protocol(evidence: Evidence) -> str:
         return (f"Each arm tries its learning rates with {_seeds(tune)}; {least} is run again with "
                 f"fresh {_seeds(confirm)}, and those runs alone are compared.")  # fmt: skip
     if not rates or rates[-1] <= 1:
-        return f"One learning rate per arm, not tuned; {of_seeds} each."
+        return f"One learning rate per arm, not tuned{f'; {of_seeds} each' if seeds else ''}."
     held_out = "on a validation split that the comparison does not use" if metric.startswith("validation_") else \
         "on the reported items themselves (which flatters every arm)"  # fmt: skip
     return (f"Each arm is compared at the best of its {_span(rates)} learning rates, the one with the least mean "

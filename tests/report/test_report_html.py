@@ -12,7 +12,7 @@ from ablora_analysis.report.html import data, escape, join, tag
 from ablora_analysis.report.numbers import listed, number, size, whole
 from ablora_analysis.report.series import thinned
 
-TEXT = st.text(st.characters(exclude_categories=()), max_size=60)
+TEXT = st.text(st.characters(exclude_characters="\u2066\u2067\u2068\u2069\r\x00"), max_size=60)
 
 
 class Reader(HTMLParser):
@@ -33,7 +33,8 @@ class Reader(HTMLParser):
 
 
 def plain(text: str) -> str:
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return "".join(f"⟨U+{ord(c):04X}⟩" if c in "\u200e\u200f\u202a\u202b\u202c\u202d\u202e" else c for c in whole)
 
 
 @given(TEXT)
@@ -57,6 +58,11 @@ def finite(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return [finite(part) for part in value] if isinstance(value, list) else value
+
+
+def test_a_name_cannot_turn_a_sentence_around() -> None:
+    assert escape("a\u202eb\u2066c") == "a⟨U+202E⟩b⟨U+2066⟩c"
+    assert tag("p", "x\u202ey") == "<p>x⟨U+202E⟩y</p>"
 
 
 def test_markup_is_what_tag_made_and_nothing_else() -> None:

@@ -166,6 +166,13 @@ def test_a_plan_says_what_would_happen_and_writes_nothing(roots, capsys):
     assert not list(Path.cwd().iterdir())
 
 
+def test_a_plan_says_what_the_seeds_will_be_able_to_show(roots, capsys):
+    main(["plan", "-m", *QUICK, "method=lora,pissa", "seed=0,1,2"])
+    assert "statistics: 3 seeds, 1 comparison: smallest detectable difference 3.3 sd" in capsys.readouterr().out
+    main(["plan", "-m", *QUICK, "method=lora,pissa"])
+    assert "it will not say what another seed would give" in capsys.readouterr().out
+
+
 def test_a_plan_counts_what_is_done(roots, capsys):
     study("seed=0,1")
     capsys.readouterr()

@@ -88,7 +88,10 @@ def _confirmed(folder: RunFolder, tree: Mapping[str, Any], base: Path | None) ->
     except (ValueError, OSError) as error:
         _log.warning("run %s: that %s is its base could not be confirmed (%s)", folder.id, own, error)
         return own
-    legal = "the base that the run was trained on, and a run to which today's code gives the same id"
+    legal = (
+        f"the base that the run was trained on: today the run's specification has the id {now}, so its base, its data "
+        "or a revision of the code has changed since"
+    )
     check(now == folder.id, f"{folder.path}: base", str(own), legal)
     return own
 

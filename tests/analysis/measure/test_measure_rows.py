@@ -15,6 +15,7 @@ from ablora_analysis.measure import rows
 from ablora_analysis.measure.adapters import WHOLE, Part
 from ablora_analysis.measure.base_view import BaseView
 from ablora_analysis.measure.projection import expected_random
+from ablora_analysis.measure.spectrum import effective_ranks, energy
 from ablora_analysis.measure.update import Update, decompose
 
 NONE = Library(None)
@@ -75,6 +76,16 @@ def test_a_planted_direction_is_an_intruder_and_a_stretched_one_is_none():
     found = values(seen(w, stretched, 8))
     assert [found[f"moved_top_{i}"] for i in (5, 6, 7, 8)] == pytest.approx([0, 5, 5, 0], abs=1e-9)
     assert found["moved_top"] == pytest.approx(10 / 8)
+
+
+def test_effective_ranks_of_known_spectra():
+    equal = effective_ranks(torch.full((5,), 3.0))
+    assert list(equal.values()) == pytest.approx([5.0] * len(equal))
+    uneven = effective_ranks(torch.tensor([2.0, 1.0, 0.1, 0.01]))
+    assert (uneven["count_1pct"], uneven["count_10pct"]) == (3, 2)
+    assert uneven["stable_rank"] == pytest.approx(1 + 0.25 + 0.0025 + 0.000025)
+    assert uneven["nuclear_rank"] == pytest.approx(1.555)
+    assert energy(torch.tensor([2.0, 1.0]), [1, 2]) == pytest.approx({"energy_at_1": 0.8, "energy_at_2": 1.0})
 
 
 def test_the_random_column_meets_its_expectation():

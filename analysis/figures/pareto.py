@@ -97,8 +97,9 @@ class _Frame(NamedTuple):
     log: bool
     left: float
     right: float
+    bottom: float
     top: float
-    """Infinite where everything fits."""
+    """Both infinite where everything fits."""
 
 
 def draw(ax: Axes, ways: Sequence[Way], looks: Mapping[str, Look] | None = None) -> None:
@@ -125,7 +126,7 @@ def draw(ax: Axes, ways: Sequence[Way], looks: Mapping[str, Look] | None = None)
         _mean(ax, way, look)
     _front(ax, ways, frame)
     if math.isfinite(frame.top):
-        ax.set_ylim(top=frame.top)
+        ax.set_ylim(frame.bottom, frame.top)
     _base(ax, ways, frame)
     ax.set_xlabel(style.axis_title(FORGOT))
     ax.set_ylabel(style.axis_title(LEARNT).replace(" (", "\n("))
@@ -169,22 +170,24 @@ def _base(ax: Axes, ways: Sequence[Way], frame: _Frame) -> None:
 
 
 def _frame(ways: Sequence[Way]) -> _Frame:
-    """Logarithmic where KLs other than the base's span more than a decade."""
+    """Logarithmic where the KLs that are shown, other than the base's, span more than a decade."""
+    bottom, top = _heights(ways)
     ends = [x for way in ways for x in (*(s[0] for s in way.seeds), *_ends(way.final_forgot)) if x > ZERO]
-    found = [*(x for way in ways for x in way.forgot if x > ZERO), *ends]
+    found = [*(x for way in ways for x, y in zip(way.forgot, way.learnt) if x > ZERO and y <= top), *ends]
     if not found:
-        return _Frame(False, 0.0, 1.0, _top(ways))
+        return _Frame(False, 0.0, 1.0, bottom, top)
     log = max(found) > 10 * min(found)
     left = min(found) / 1.5 if log else -0.03 * max(found)
-    return _Frame(log, left, max(found) * (1.25 if log else 1.08), _top(ways))
+    return _Frame(log, left, max(found) * (1.25 if log else 1.08), bottom, top)
 
 
-def _top(ways: Sequence[Way]) -> float:
+def _heights(ways: Sequence[Way]) -> tuple[float, float]:
     """The ends have a third of the panel at least: the fall from the base would leave no room for their differences."""
     ends = [y for way in ways for y in (*(s[1] for s in way.seeds), *_ends(way.final_learnt)) if math.isfinite(y)]
     spread = max(ends) - min(ends)
-    top = max(ends) + 2 * spread
-    return top if spread and any(y > top for way in ways for y in way.learnt) else math.inf
+    bottom, top = min(ends) - 0.15 * spread, max(ends) + 2 * spread
+    cut = spread > 0 and any(y > top for way in ways for y in way.learnt)
+    return (bottom, top) if cut else (-math.inf, math.inf)
 
 
 def _ends(score: stats.Summary) -> tuple[float, ...]:

@@ -49,11 +49,11 @@ def draw_load(ax: Axes, load: Load) -> None:
     ax.tick_params(length=0)
     ax.set_ylabel("layer")
     what = "by part of the spectrum" if load.named else "busiest first"
-    ax.set_xlabel(f"experts 1 to {experts} of each kind of module, {what}")
+    ax.set_xlabel(f"experts 1 to {experts} of each kind,\n{what}")
 
 
 def draw_together(ax: Axes, load: Load) -> None:
-    """The mean over modules, with its number in each field of up to eight experts."""
+    """The mean over modules, with its number in each field of up to five experts: more would run into each other."""
     _map(ax, load.together)
     ax.set_aspect("equal")
     ax.set_ylim(load.experts, 0)
@@ -68,7 +68,7 @@ def draw_together(ax: Axes, load: Load) -> None:
         ax.text(0.5, 0.5, "top 1:\nno two meet", transform=ax.transAxes, ha="center", va="center")
         return
     for (y, x), value in np.ndenumerate(load.together):
-        if load.experts <= 8 and x != y:
+        if load.experts <= 5 and x != y:
             dark = not 0.4 < value < 2.5
             number = f"{value:.1f}" if value >= 1 else f"{value:.2f}"
             ax.text(x + 0.5, y + 0.5, number, ha="center", va="center", fontsize=style.SMALL_PT,
@@ -128,4 +128,4 @@ def paint(study: Study) -> list[Path]:
 
 
 def _load_height_in(load: Load) -> float:
-    return 0.75 + min(2.4, max(0.13 * len(load.layers), 0.5))
+    return 0.9 + min(2.4, max(0.13 * len(load.layers), 0.5))

@@ -38,8 +38,8 @@ def execute(
     """Train the runs of one pack to their results, going on from their checkpoints.
 
     A run that fails by itself (a loss or a metric that is no number, data that cannot be used) gets its failure.json
-    and the others go on. Raises Stopped after SIGTERM or Ctrl-C, with checkpoints written; whatever else goes wrong is raised
-    for the caller to record against every run of the pack that has no result.
+    and the others go on. Raises Stopped after SIGTERM or Ctrl-C, with checkpoints written; whatever else goes wrong is
+    raised for the caller to record against every run of the pack that has no result.
     """
     if threads is not None:
         torch.set_num_threads(threads)

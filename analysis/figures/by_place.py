@@ -66,14 +66,15 @@ def draw(ax: Axes, at: Places, found: Sequence[Line], looks: Mapping[str, Look])
     step = -(-len(at.values) // _MOST_TICKS) if connected else 1
     for index, line in enumerate(found):
         look, spread = looks[line.arm], 0.7 if not connected else 0.25 if step == 1 else 0.0
+        size = 5.0 if look.marker == "*" else 3.4
         moved = [place + spread * ((index + 0.5) / len(found) - 0.5) for place in x]
         if connected:
             ax.fill_between(moved, line.low, line.high, color=look.colour, alpha=0.18, linewidth=0)
-            ax.plot(moved, line.mean, color=look.colour, marker=look.marker, markersize=3.2,
+            ax.plot(moved, line.mean, color=look.colour, marker=look.marker, markersize=size,
                     markevery=(index % step, step))  # fmt: skip
         else:
             ax.vlines(moved, line.low, line.high, color=look.colour, linewidth=1.0)
-            ax.plot(moved, line.mean, color=look.colour, marker=look.marker, markersize=3.6, linestyle="none")
+            ax.plot(moved, line.mean, color=look.colour, marker=look.marker, markersize=size, linestyle="none")
     ax.set_xticks(list(x)[::step], at.labels[::step])
     ax.set_xlim(-0.5, len(at.values) - 0.5)
     if not connected:

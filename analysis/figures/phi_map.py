@@ -57,7 +57,7 @@ def draw(ax: Axes, matrix: Matrix) -> AxesImage:
         a, b = at[cell.arm_a], at[cell.arm_b]
         row, column = (a, b) if cell.equal_seeds else (b, a)
         values[row, column] = cell.level.phi
-        mark = "°" if cell.shared_start else "≈" if cell.as_between_seeds else ""
+        mark = "°" * cell.shared_start + "≈" * cell.as_between_seeds
         _write(ax, row, column, cell.level.phi, mark)
     values[-1, -1] = matrix.null
     _write(ax, size - 1, size - 1, matrix.null, "")
@@ -142,7 +142,7 @@ def _paint_maps(study: Study, comparison: Comparison, found: Sequence[Block], fo
     side_in = min(1.05, (width - 0.75) / columns - 0.22)
     title_in = 0.13 * max(_title(maps[0]).count("\n") + 1 for maps in shown)
     words = [*map_notes(shown), *foot]
-    tall = [side_in + 0.33 + title_in / 2] * (2 * len(groups))  # equal, for equal maps
+    tall = [side_in + 0.38 + title_in / 2] * (2 * len(groups))  # equal, for equal maps
     figure, axes = sheet.page(tall, columns, width, " ".join(words), {})
     images = []
     for number, ax in enumerate(axes):
@@ -164,9 +164,8 @@ def _paint_maps(study: Study, comparison: Comparison, found: Sequence[Block], fo
 
 
 def _title(block: Block) -> str:
-    if block.arm_a == block.arm_b:
-        return f"{block.arm_a}\nseed to seed"
-    return f"{block.arm_a}\n× {block.arm_b}" + ("\nshared start" if block.shared_start else "")
+    between = "seed to seed" if block.arm_a == block.arm_b else f"× {block.arm_b}"
+    return f"{block.arm_a}\n{between}" + ("\nshared start" if block.shared_start else "")
 
 
 def _ids(found: Sequence[Block]) -> list[str]:
@@ -192,8 +191,9 @@ def notes(found: Sequence[Block]) -> list[str]:
     if any(cell.arm_a == cell.arm_b for cell in cells):
         out.append("Diagonal: seed to seed. Below: methods at unequal seeds.")
     if any(cell.equal_seeds for cell in cells):
-        shared = ", ° with a shared start" if any(cell.shared_start for cell in cells) else ""
-        out.append(f"Above: equal seeds{shared}, kept apart.")
+        out.append("Above: equal seeds, kept apart.")
+    if any(cell.shared_start for cell in cells):
+        out.append("° both started from the same A0.")
     out += _baseline(found)
     if any(cell.as_between_seeds for cell in cells):
         out.append("≈ runs of the two methods are as alike as seeds of one of them: not a finding.")
@@ -209,6 +209,8 @@ def map_notes(shown: Sequence[tuple[Block, ...]]) -> list[str]:
     ]
     if any(block.arm_a != block.arm_b and not block.equal_seeds for block in found):
         out.append("Pairs of methods: the least and the most alike at unequal seeds.")
+    if any(block.shared_start for block in found):
+        out.append("Shared start: both started from the same A0.")
     return [*out, *_baseline(found)]
 
 

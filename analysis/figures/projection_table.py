@@ -89,7 +89,8 @@ def number(value: Value | None) -> str:
         return "–"
     score, mark = value.score, "†" if value.undefined else ""
     if score.basis == "range":
-        return f"{_digits(score.mean)}{mark} [{_digits(score.low)}, {_digits(score.high)}]"
+        ends = [_digits(score.low), _digits(score.high)]
+        return f"{_digits(score.mean)}{mark}" + (f" [{', '.join(ends)}]" if ends[0] != ends[1] else "")
     half = (score.high - score.low) / 2 if score.basis == "seeds" else math.nan
     return f"{_digits(score.mean)}{mark}" + (f" ±{_digits(half, 2)}" if half == half and half > 0 else "")
 

@@ -11,7 +11,7 @@ from string import Template
 from typing import Any
 
 from ablora.spec import BadInput
-from ablora_analysis.figures import style
+from ablora_analysis.figures import result_table, style
 from ablora_analysis.report import detail, layers, series, words
 from ablora_analysis.report.board import board
 from ablora_analysis.report.evidence import Evidence
@@ -103,6 +103,7 @@ def _content(evidence: Evidence, curves: dict[str, Any]) -> dict[str, Any]:
     metrics = sorted({name for run in content["runs"].values() for name in (*run["metrics"], *run["costs"])})
     own = layers.layers(evidence)
     return {**content, "study": evidence.name, "curves": curves, "layers": own, "looks": series.looks(evidence),
+            "shown": result_table.shown_metrics(evidence.prepared),
             "arms": list(dict.fromkeys(evidence.prepared["arm"])),
             "titles": {name: COSTS.get(name) or style.axis_title(name) for name in metrics},
             "chosen": sorted({run for c in evidence.choices for run in (*c.ids, *c.diverged)})}  # fmt: skip

@@ -86,9 +86,9 @@ function startScatter(place) {
   const metrics = [...new Set(runs.flatMap(([, run]) => Object.keys(run.metrics)))].sort();
   const costs = [...new Set(runs.flatMap(([, run]) => Object.keys(run.costs)))].sort();
   const entries = ["lr", ...metrics, ...costs].map((key) => [key, key === "lr" ? "learning rate" : titleOf(key)]);
-  const first = metrics.filter((name) => !name.startsWith("validation_") && name !== "train_loss_nats");
-  options(found.x, entries, metrics.length > 1 ? first[1] || metrics[1] : "lr");
-  options(found.y, entries, first[0] || metrics[0]);
+  const [y, ...others] = DATA.shown;  // the leaderboard's metrics; learning against forgetting, where both are known
+  options(found.x, entries, others.includes("forgetting_kl_nats") ? "forgetting_kl_nats" : others[0] || "lr");
+  options(found.y, entries, y || metrics[0]);
   found.logx.checked = found.x.value === "lr";
   fillPanels(found.panel, runs.map(([id]) => id));
   const draw = () => {

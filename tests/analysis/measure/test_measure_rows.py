@@ -136,7 +136,7 @@ def test_what_is_seen_of_a_base_does_not_depend_on_who_else_is_measured(tmp_path
     update = Update(gaussian(40, 2), gaussian(2, 30))
     alone = BaseView("q", w, 2, Library(tmp_path / "alone"))
     Library(tmp_path / "shared").spectrum(w, torch.arange(30))
-    beside = BaseView("q", w, 7, Library(tmp_path / "shared"))
+    beside = BaseView("q", w, 12, Library(tmp_path / "shared"))
     for make in (rows.subspace_rows, rows.projection_rows, rows.spectrum_rows):
         a, b = (list(make(rows.see(WHOLE, Part(update, 2, ""), decompose(update), v))) for v in (alone, beside))
         assert a == b

@@ -7,7 +7,7 @@ JOBS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-short test test-all test-chaos check format figures pretrain golden
+.PHONY: help env answer browser demo demo-short test test-all test-chaos check format figures pretrain golden
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,16 +29,23 @@ endif
 	PIP_CONSTRAINT=$(VENV)/constraints.txt $(BIN)/pip install --quiet --editable '.[wandb,analysis,peft,dev]'
 	@touch $@
 
-demo: env ## the embedded study, its tables and figures; offline
+demo: env ## the embedded study: tuned, confirmed, analysed, drawn and reported; offline
 	@$(BIN)/ablora run -m +sweeps=demo study=demo
-	@$(BIN)/ablora collect demo
-	@$(BIN)/ablora figures demo
-	@echo; echo "Look at studies/demo/figures/ and studies/demo/tables/; each run is a folder in runs/."
+	@$(MAKE) --no-print-directory answer STUDY=demo
+	@echo; echo "Open studies/demo/report.html. Figures and tables: studies/demo/figures/. Each run is a folder in runs/."
 
-demo-short: env ## the same with fewer steps, for continuous integration
-	@$(BIN)/ablora run -m +sweeps=demo study=demo_short train.max_steps=10
-	@$(BIN)/ablora collect demo_short
-	@$(BIN)/ablora figures demo_short
+demo-short: env ## the same on one data set with fewer steps, for continuous integration
+	@$(BIN)/ablora run -m +sweeps=demo study=demo_short dataset=arithmetic train.max_steps=6 eval.every=3
+	@$(MAKE) --no-print-directory answer STUDY=demo_short
+
+answer: env ## STUDY=NAME: its tables, measures, figures and report, from the run folders
+	@$(BIN)/ablora collect $(STUDY)
+	@$(BIN)/ablora analyse $(STUDY)
+	@$(BIN)/ablora figures $(STUDY) > /dev/null
+	@$(BIN)/ablora report $(STUDY)
+
+browser: ## what the tests of the report need: Chromium and its driver, from Debian's packages
+	tests/browser/up.sh
 
 test: env ## the test suite but for what is slow, or needs a cluster or a GPU
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not cluster and not gpu"

@@ -12,7 +12,7 @@ _BASIS = {
     "range": "Two seeds: their range, no test.",
     "items": "One seed: dashed 95 % interval over its items only, no test.",
     "share": "[low, high] of a share: Wilson's.",
-    "none": "No interval: one seed whose items all agree, are fewer than three or not recorded.",
+    "none": "No interval: seeds or items that all agree, or items too few or not recorded.",
 }
 _REASON = {
     "edge": "† best rate is the least or greatest tried: not ranked.",

@@ -47,7 +47,7 @@ _SPEAKS_OF = {
     "range": " [two seeds: their range]",
     "items": " [one seed: 95 % interval over items only]",
     "share": " [one seed: 95 % Wilson interval over items only]",
-    "none": " [no interval: one seed whose items all agree, are fewer than three or not recorded]",
+    "none": " [no interval: seeds or items that all agree, or items too few or not recorded]",
 }
 
 

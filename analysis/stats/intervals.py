@@ -15,7 +15,7 @@ from ablora_analysis.stats.matched import Items, matched, ratio
 Basis = Literal["seeds", "range", "items", "share", "none"]
 """What an interval speaks of: "seeds" a t interval over seeds; "range" least and greatest of two seeds, no interval;
 "items" a t interval over the items of one seed; "share" Wilson's, not symmetric, over items of one seed that are right
-or wrong; "none" one number alone."""
+or wrong; "none" one number alone, or seeds or items that all agree."""
 
 
 class Summary(NamedTuple):
@@ -30,10 +30,16 @@ class Summary(NamedTuple):
 
 
 def summary(values: Iterable[float], level: float = 0.95) -> Summary:
-    """Mean and t interval: mean ± t_{n-1} sd / sqrt(n), in the values' unit (Student 1908). Values must be finite."""
+    """Mean and t interval: mean ± t_{n-1} sd / sqrt(n), in the values' unit (Student 1908). Values must be finite.
+
+    Three seeds or more that all agree (none of a few items right) cannot tell the spread: no interval, and not one of
+    no width.
+    """
     x = np.asarray(list(values), dtype=float)
     check(x.size > 0 and bool(np.isfinite(x).all()), "values", x.tolist(), "one finite number per seed")
     mean, sd = float(x.mean()), float(x.std(ddof=1)) if x.size > 1 else math.nan
+    if x.size > 2 and np.allclose(x, x[0], rtol=1e-12, atol=0.0):
+        return Summary(mean, math.nan, math.nan, sd, x.size, "none")
     low, high, basis = of_seeds(x, level)
     return Summary(mean, low, high, sd, x.size, basis)
 

@@ -118,7 +118,8 @@ def _sizes(
     """What one module's tensors are named, and their shapes."""
     out_features, in_features = require_module(base, file.path, module)
     shape = Shape(out_features, in_features, rank)
-    own = run.method.structure.extra(shape, generator("shape")) | run.method.structure.constants(shape)
+    weight = torch.empty(out_features, in_features, device="meta")  # for its shape alone
+    own = run.method.structure.extra(shape, generator("shape"), weight) | run.method.structure.constants(shape, weight)
     sizes = {"A": (rank, in_features), "B": (rank, out_features), "scale": (rank,)}
     if any(f"{module}.{role}" in file.shapes for role in START):
         sizes |= {"A0": sizes["A"], "B0": sizes["B"]}

@@ -15,7 +15,7 @@ from ablora.method.lowrank import LowRank
 from ablora.method.packed_linear import Group, PackedLinear, PackState
 from ablora.method.seeds import generator
 from ablora.method.stack import Stack
-from ablora.method.structure._base import Shape, Stats, with_start
+from ablora.method.structure._base import Factors, Shape, Stats, with_start
 from ablora.method.targets import find_targets
 from ablora.spec import AdapterSpec, BadInput, check
 from ablora.spectra.library import Library
@@ -89,6 +89,15 @@ class Adapted:
             for name, place in self._places[member].items()
             for role, tensor in place.stack.constants(place.row).items()
         }
+
+    def factors(self, member: int) -> dict[str, Factors]:
+        """A member's tensors by module, as its structure knows them; trained ones are the run's own parameters."""
+        out = {}
+        for name, place in self._places[member].items():
+            frozen, held = place.stack.constants(place.row), place.stack.held
+            params = {**place.stack.views[place.row], **{role: frozen[role] for role in held}}
+            out[name] = Factors(params, {role: t for role, t in frozen.items() if role not in held})
+        return out
 
     def write(self, member: int, tensors: Mapping[str, Tensor]) -> None:
         """Overwrite a member's tensors, named as `parameters` and `constants` name them."""
@@ -183,21 +192,24 @@ def _pack_module(
         rows = list(run)
         parts = [part for i in rows if (part := built[i]) is not None]
         method = members[rows[0]].method
-        stack = Stack([p.params for p in parts], [p.frozen for p in parts]) if parts else None
+        stack = Stack([p.params for p in parts], [p.frozen for p in parts], parts[0].held) if parts else None
         groups.append(Group(None if method is None else method.structure, slice(rows[0], rows[-1] + 1), stack))
     return PackedLinear(linear, name, groups, state), [None if b is None else b.record for b in built]
 
 
 class _Built(NamedTuple):
     params: dict[str, Tensor]
+    """What is trained."""
     frozen: dict[str, Tensor]
+    held: frozenset[str]
+    """Names in `frozen` that the structure has as parameters."""
     record: ModuleRecord
 
 
 def _group_key(member: Member, built: _Built | None) -> object:
     if member.method is None or built is None:
         return None
-    return member.method.structure.group(), "A0" in built.frozen
+    return member.method.structure.group(), "A0" in built.frozen, built.held
 
 
 def _build(name: str, linear: nn.Linear, member: Member, method: LowRank, library: Library) -> _Built:
@@ -210,17 +222,21 @@ def _build(name: str, linear: nn.Linear, member: Member, method: LowRank, librar
     start = _start(linear.weight, member.rank, experts, scaling, rng, method, library)
     dtype = torch.float64 if member.adapter.compute_dtype == "float64" else torch.float32
     A, B = start.A, torch.zeros(member.rank, shape.out_features) if start.B is None else start.B
-    params = {"A": A, "B": B, **method.structure.extra(shape, rng)}
+    own = {"A": A, "B": B, **method.structure.extra(shape, rng, linear.weight)}
+    held = frozenset(role for role in own if not method.update.trains(role))
+    params = {role: tensor for role, tensor in own.items() if role not in held}
     frozen = {
         "scale": torch.full((member.rank,), scaling, dtype=torch.float64),
         **with_start(start),
-        **method.structure.constants(shape),
+        **method.structure.constants(shape, linear.weight),
+        **{role: own[role] for role in held},
     }
     count = sum(tensor.numel() for tensor in params.values())
     place = {"device": linear.weight.device, "dtype": dtype}
     return _Built(
         {key: tensor.to(**place).contiguous() for key, tensor in params.items()},
         {key: tensor.to(**place).contiguous() for key, tensor in frozen.items()},
+        held,
         ModuleRecord(scaling, member.rank, count),
     )
 

@@ -93,19 +93,9 @@ def _peft_config(adapted: Adapted, rank: int) -> dict[str, Any]:
 
 
 def module_tensors(adapted: Adapted, member: int, module: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(trainable, fixed) tensors of one member in one module, by role."""
-    return (
-        _of(adapted.parameters(member), module),
-        _of(adapted.constants(member), module),
-    )
-
-
-def _of(tensors: Mapping[str, Tensor], module: str) -> dict[str, Tensor]:
-    return {
-        name.rpartition(".")[2]: tensor.detach()
-        for name, tensor in tensors.items()
-        if name.rpartition(".")[0] == module
-    }
+    """(parameters, trained or held; fixed tensors) of one member in one module, by role."""
+    params, frozen = adapted.factors(member)[module]
+    return {role: tensor.detach() for role, tensor in params.items()}, dict(frozen)
 
 
 def merged_weights(adapted: Adapted, member: int) -> dict[str, Tensor]:

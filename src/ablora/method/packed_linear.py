@@ -11,7 +11,7 @@ from ablora.method.dropout import Draw, pack_mask
 from ablora.method.stack import Stack
 from ablora.method.structure._base import Context, Stats, Structure
 
-IN_DIMS = (0, 0, 0, 0, Context(0, 0, None))  # pyright: ignore[reportArgumentType] -- which parts vmap cuts by run
+IN_DIMS = (0, 0, 0, 0, Context(0, 0, None, None, None))  # pyright: ignore[reportArgumentType] -- which parts vmap cuts by run
 
 
 @dataclass(slots=True)
@@ -80,9 +80,9 @@ class PackedLinear(nn.Module):
                 continue
             assert group.stack is not None
             rows = group.rows
-            context = Context(dropped[rows], real[rows], state.per_token)
+            context = Context(dropped[rows], real[rows], state.per_token, self.base.weight, self.base.bias)
             part, stats = torch.vmap(group.structure.apply, in_dims=IN_DIMS)(
-                group.stack.leaves, group.stack.frozen, x_runs[rows], y_runs[rows], context
+                group.stack.params, group.stack.given, x_runs[rows], y_runs[rows], context
             )
             parts.append(part)
             state.stats[self.name].append(stats)

@@ -17,7 +17,8 @@ def _shapes(folder: Path, targets: str | tuple[str, ...]) -> dict[str, tuple[int
 
 
 def check_cell(spec: RunSpec) -> int:
-    """The number of trainable parameters of a run: sum over modules of r (m + n) plus what the structure adds.
+    """The number of trainable parameters of a run: sum over modules of r (m + n), less what the update
+    does not train, plus what the structure adds.
 
     Refuses (BadInput) targets that match nothing, a rank that is absent, over a weight's smaller side, or that the
     structure cannot divide.
@@ -30,5 +31,7 @@ def check_cell(spec: RunSpec) -> int:
     for name, (out_features, in_features) in _shapes(spec.model.folder, spec.adapter.targets).items():
         shape = Shape(out_features, in_features, spec.rank)
         require_rank(name, shape, method)
-        total += spec.rank * (out_features + in_features) + method.structure.count_extra(shape)
+        sides = {"A": in_features, "B": out_features}
+        total += sum(spec.rank * side for role, side in sides.items() if method.update.trains(role))
+        total += method.structure.count_extra(shape)
     return total

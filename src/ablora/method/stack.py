@@ -25,12 +25,29 @@ def pad_stack(tensors: Sequence[Tensor]) -> Tensor:
 class Stack:
     """The trainable and the fixed tensors of the runs of one group in one module."""
 
-    def __init__(self, params: Sequence[Mapping[str, Tensor]], frozen: Sequence[Mapping[str, Tensor]]):
+    def __init__(
+        self,
+        params: Sequence[Mapping[str, Tensor]],
+        frozen: Sequence[Mapping[str, Tensor]],
+        held: frozenset[str] = frozenset(),
+    ):
+        self.held = held
+        """Names in `frozen` that structures read as parameters: factors that the update does not train."""
         self.leaves = {key: pad_stack([p[key] for p in params]).requires_grad_() for key in params[0]}
         self.frozen = {key: pad_stack([f[key] for f in frozen]) for key in frozen[0]}
         self._shapes = [{key: tensor.shape for key, tensor in p.items()} for p in params]
         self._frozen_shapes = [{key: tensor.shape for key, tensor in f.items()} for f in frozen]
         self.views = [self._bind(i) for i in range(len(params))]
+
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """What structures read as parameters, stacked over the runs."""
+        return {**self.leaves, **{key: self.frozen[key] for key in self.held}}
+
+    @property
+    def given(self) -> dict[str, Tensor]:
+        """What structures read as frozen, stacked over the runs."""
+        return {key: tensor for key, tensor in self.frozen.items() if key not in self.held}
 
     def _bind(self, run: int) -> dict[str, Parameter]:
         return {key: Parameter(self._cut(leaf.data, run, key)) for key, leaf in self.leaves.items()}

@@ -26,6 +26,8 @@ class RunState:
     def __init__(self, index: int, folder: RunFolder, claim: Claim, spec: RunSpec, data: TrainData, adapted: Adapted):
         self.index, self.folder, self.claim, self.spec, self.data = index, folder, claim, spec, data
         self.parameters: dict[str, Parameter] = adapted.parameters(index)
+        self.factors = adapted.factors(index)
+        self.structure_state: dict[str, Tensor] = {}
         self.optimizer = make_optimizer(spec, adapted.roles(index))
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
         self.step = 0
@@ -57,8 +59,11 @@ class RunState:
         shrink = factor(train, self.step + 1)
         for group, rate in zip(self.optimizer.param_groups, self._rates):
             group["lr"] = rate * shrink
+        method = self.spec.method
+        method.update.transform(self.factors, method.structure.experts)
         self.optimizer.step()
         self.step += 1
+        method.structure.after_step(self.factors, self.structure_state, self.step, train.max_steps)
         return train.lr * shrink, norm.item()
 
     def state(self) -> dict[str, Tensor]:
@@ -67,6 +72,7 @@ class RunState:
         for name, p in self.parameters.items():
             for key, value in self.optimizer.state.get(p, {}).items():
                 out[f"optimizer/{key}/{name}"] = value
+        out |= {f"structure/{name}": tensor for name, tensor in self.structure_state.items()}
         return out
 
     def load(self, tensors: Mapping[str, Tensor], counters: Mapping[str, int]) -> None:
@@ -75,9 +81,12 @@ class RunState:
             for name, p in self.parameters.items():
                 p.copy_(tensors[f"parameters/{name}"])
         self.optimizer.state.clear()
+        self.structure_state.clear()
         for path, value in tensors.items():
             kind, _, rest = path.partition("/")
-            if kind == "optimizer":
+            if kind == "structure":
+                self.structure_state[rest] = value.clone()
+            elif kind == "optimizer":
                 key, _, name = rest.partition("/")
                 self.optimizer.state[self.parameters[name]][key] = value.clone()
         self.step, self.answer_tokens = counters["step"], counters["answer_tokens"]

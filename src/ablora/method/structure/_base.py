@@ -30,10 +30,22 @@ class Context(NamedTuple):
     """False for padding."""
     per_token: bool = False
     """Whether reports of single tokens are wanted: an evaluation looks at them, training would pay for them."""
+    weight: Float[Tensor, "out in"] | None = None
+    """The base weight, one for all runs of a pack."""
+    bias: Float[Tensor, " out"] | None = None
+    """The base layer's bias, which `y` contains; None where there is none."""
 
 
 class Unmergeable(ValueError):  # noqa: N818 -- what the structure is
     """The structure's update depends on the token: no weight holds it."""
+
+
+class Factors(NamedTuple):
+    """One run's tensors in one module, by role."""
+
+    params: Mapping[str, Tensor]
+    """What `Structure.apply` gets as params: trained, or held still by the run's update."""
+    frozen: Frozen
 
 
 class Shape(NamedTuple):
@@ -66,15 +78,15 @@ class Structure(Protocol):
         """Refuse a rank that the structure cannot divide."""
         ...
 
-    def extra(self, shape: Shape, generator: torch.Generator) -> dict[str, Tensor]:
-        """Trainable tensors beside A and B, at their start, with the padded dimension first."""
+    def extra(self, shape: Shape, generator: torch.Generator, weight: Tensor) -> dict[str, Tensor]:
+        """Trainable tensors beside A and B, at their start, with the padded dimension first; `weight` is the base's."""
         ...
 
     def count_extra(self, shape: Shape) -> int:
         """How many numbers `extra` holds, by formula."""
         ...
 
-    def constants(self, shape: Shape) -> dict[str, Tensor]:
+    def constants(self, shape: Shape, weight: Tensor) -> dict[str, Tensor]:
         """Masks and fixed numbers that `apply` reads from `frozen`."""
         ...
 
@@ -91,6 +103,14 @@ class Structure(Protocol):
 
     def penalty(self, stats: Stats, modules: int) -> Float[Tensor, ""] | None:
         """One module's share, of `modules`, of what is added to the run's loss; None: nothing ever."""
+        ...
+
+    def after_step(self, modules: Mapping[str, Factors], state: dict[str, Tensor], step: int, max_steps: int) -> None:
+        """Change a run's factors in place after the optimizer's step, whose gradients are still there.
+
+        `modules` are all of the run's; `state` is the structure's own, empty at first, and saved with checkpoints;
+        `step` counts from 1.
+        """
         ...
 
     def merge(self, weight: Float[Tensor, "out in"], params: Params, frozen: Frozen) -> Float[Tensor, "out in"]:

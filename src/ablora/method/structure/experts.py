@@ -1,7 +1,7 @@
 """Mixtures of low-rank experts: one pair whose hidden vector is gated in blocks."""
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ablora.method.structure import _displacement as displacement
-from ablora.method.structure._base import Context, Frozen, Params, Shape, Stats, Unmergeable
+from ablora.method.structure._base import Context, Factors, Frozen, Params, Shape, Stats, Unmergeable
 from ablora.spec import check
 
 
@@ -76,7 +76,7 @@ class Experts:
         legal = f"a multiple of method.structure.experts ({self.experts}): rank counts the directions of all experts"
         check(rank % self.experts == 0, "rank", rank, legal)
 
-    def extra(self, shape: Shape, generator: torch.Generator) -> dict[str, Tensor]:
+    def extra(self, shape: Shape, generator: torch.Generator, weight: Tensor) -> dict[str, Tensor]:
         """A random router: one at zero would send every token to the same k experts, and E[w] would not be 1/E."""
         bound = 1 / math.sqrt(shape.in_features)
         router = torch.empty(self.experts, shape.in_features).uniform_(-bound, bound, generator=generator)
@@ -85,7 +85,7 @@ class Experts:
     def count_extra(self, shape: Shape) -> int:
         return self.experts * shape.in_features
 
-    def constants(self, shape: Shape) -> dict[str, Tensor]:
+    def constants(self, shape: Shape, weight: Tensor) -> dict[str, Tensor]:
         size = shape.rank // self.experts
         return {
             "members": torch.eye(self.experts).repeat_interleave(size, dim=0),  # (rank, experts)
@@ -123,6 +123,9 @@ class Experts:
         if self.balance.coefficient == 0:
             return None
         return self.balance.of_module(modules, self.top_k) * stats["balance"]
+
+    def after_step(self, modules: Mapping[str, Factors], state: dict[str, Tensor], step: int, max_steps: int) -> None:
+        return None
 
     def merge(self, weight: Float[Tensor, "out in"], params: Params, frozen: Frozen) -> Float[Tensor, "out in"]:
         raise Unmergeable("a mixture routes every token on its own: no single weight acts like it; export the adapter")

@@ -1,6 +1,6 @@
 """LoRA's structure: one pair of factors."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ablora.method.structure import _displacement as displacement
-from ablora.method.structure._base import Context, Frozen, Params, Shape, Stats
+from ablora.method.structure._base import Context, Factors, Frozen, Params, Shape, Stats
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,13 +39,13 @@ class Pair:
     def check_rank(self, rank: int) -> None:
         return None
 
-    def extra(self, shape: Shape, generator: torch.Generator) -> dict[str, Tensor]:
+    def extra(self, shape: Shape, generator: torch.Generator, weight: Tensor) -> dict[str, Tensor]:
         return {}
 
     def count_extra(self, shape: Shape) -> int:
         return 0
 
-    def constants(self, shape: Shape) -> dict[str, Tensor]:
+    def constants(self, shape: Shape, weight: Tensor) -> dict[str, Tensor]:
         return {}
 
     def apply(
@@ -62,6 +62,9 @@ class Pair:
         return y + hidden @ displacement.outward(params, frozen, dtype), {}
 
     def penalty(self, stats: Stats, modules: int) -> None:
+        return None
+
+    def after_step(self, modules: Mapping[str, Factors], state: dict[str, Tensor], step: int, max_steps: int) -> None:
         return None
 
     def merge(self, weight: Float[Tensor, "out in"], params: Params, frozen: Frozen) -> Float[Tensor, "out in"]:

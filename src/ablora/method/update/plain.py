@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 
 from torch.nn import Parameter
 
+from ablora.method.structure._base import Factors
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plain:
@@ -16,5 +18,11 @@ class Plain:
 
     revision: ClassVar[int] = 1
 
+    def trains(self, role: str) -> bool:
+        return True
+
     def groups(self, roles: Mapping[str, Sequence[Parameter]], lr: float) -> list[dict[str, Any]]:
         return [{"params": [p for parameters in roles.values() for p in parameters], "lr": lr}]
+
+    def transform(self, modules: Mapping[str, Factors], experts: int) -> None:
+        return None

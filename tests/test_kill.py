@@ -13,9 +13,13 @@ import pytest
 from ablora.store import lines
 from ablora.store.run_folder import RunFolder
 
-STUDY = ["+sweeps=demo", "study=demo", "tracker=off", "train.max_steps=12", "train.warmup_steps=2", "seed=0"]
-STUDY += ["train.checkpoint_every=3", "train.batch_size=4", "eval.tasks.generation=null", "eval.every=6"]
+# Four rates (two blocks of three that share two), then two fresh seeds: both stages are hit.
+STUDY = ["+sweeps=demo", "study=demo", "tracker=off", "method=lora", "dataset=arithmetic"]
+STUDY += ["sweep.confirm.seeds=[1,2]"]
+STUDY += ["train.max_steps=12", "train.warmup_steps=2", "train.checkpoint_every=3", "train.batch_size=4"]
+STUDY += ["eval.tasks.generation=null", "eval.every=6", "eval.tasks.forgetting.max_chunks=2"]
 STUDY += ["eval.tasks.answer_loss.max_items=20", "eval.tasks.validation_answer_loss.max_items=10"]
+RUNS = 4 + 2
 
 
 def ablora(folder: Path, *arguments: str) -> subprocess.Popen:
@@ -64,7 +68,7 @@ def campaign(tmp_path: Path, kills: int, seed: int) -> None:
     finish(tmp_path / "storm", "run", "-m", *STUDY)
     assert table(tmp_path / "storm") == wanted
     folders = [RunFolder(path) for path in sorted((tmp_path / "storm" / "runs").iterdir())]
-    assert len(folders) == 12
+    assert len(folders) == RUNS
     for folder in folders:
         assert [e["state"] for e in lines.read(folder.events)].count("done") == 1
         records = list(lines.read(folder.metrics))

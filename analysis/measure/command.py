@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ablora.spec import BadInput, check
+from ablora.store.atomic import Corrupted
 from ablora.store.roots import Roots
 from ablora_analysis import table
 from ablora_analysis.measure import main
@@ -29,6 +30,22 @@ def analyse(names: Sequence[str], base: str | None = None, out: str | None = Non
         main.write(Path(out), frames, {"schema": 1, "revision": main.REVISION, "adapters": list(names)})
         print(out)
     return 0
+
+
+def measure_again(roots: Roots, study: str | None) -> BadInput | None:
+    """Bring the tables of one study, or of all, up to date; what was wrong with the first that could not be measured.
+
+    For those who want to go on without: figures that need no measures are drawn all the same. Among all studies, one
+    without a finished run is nothing wrong.
+    """
+    problem = None
+    for name in table.studies(roots) if study is None else [study]:
+        try:
+            main.measure_study(roots, name)
+        except BadInput as error:
+            if study is not None or isinstance(error, Corrupted):
+                problem = problem or error
+    return problem
 
 
 def _study(roots: Roots, name: str) -> int:

@@ -180,7 +180,7 @@ def analyse(arguments: Sequence[str]) -> int:
 
 
 def figures(arguments: Sequence[str]) -> int:
-    """Draw figures and print where."""
+    """Measure what has changed, draw figures and print where."""
     parser = _parser("figures")
     parser.add_argument("study", metavar="STUDY", nargs="?")
     given = parser.parse_args(arguments)
@@ -194,9 +194,13 @@ def figures(arguments: Sequence[str]) -> int:
     else:
         require_done(roots, existing_study(roots, given.study))
     from ablora_analysis.figures import main
+    from ablora_analysis.measure.command import measure_again
 
+    problem = measure_again(roots, given.study)
     for path in main.draw_all(roots, given.study):
         print(path)
+    if problem is not None:
+        raise problem
     return 0
 
 

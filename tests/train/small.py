@@ -31,7 +31,7 @@ def save_base(folder: Path) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(Embedded(name="pico", dtype="float32").folder)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = LlamaForCausalLM(LlamaConfig(**{**SIZES, "vocab_size": len(tokenizer)}))
+        model = LlamaForCausalLM(LlamaConfig(**{**SIZES, "vocab_size": len(tokenizer), "max_position_embeddings": 512}))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

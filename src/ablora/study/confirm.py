@@ -71,8 +71,18 @@ def require_fresh(confirm: Confirm, plan: Plan) -> None:
 
 def asked(plan: Plan, old: Sequence[Row]) -> list[Row]:
     """What the manifest should hold: the grid, and of the candidates those that were chosen before."""
-    chosen = {row.id for row in old if row.why == CONFIRM}
-    return [row for row in plan.rows if row.why != CONFIRM or row.id in chosen]
+    chosen = {_cell(row) for row in old if row.why == CONFIRM}
+    grid = [row for row in plan.rows if row.why != CONFIRM]
+    first: dict[tuple[str, ...], Row] = {}
+    for row in plan.rows:
+        if row.why == CONFIRM and _cell(row) in chosen:
+            first.setdefault(_cell(row), row)
+    return [*grid, *first.values()]
+
+
+def _cell(row: Row) -> tuple[str, ...]:
+    """A run under its labels: blocks of a grid may overlap, and then hold a cell twice."""
+    return row.id, *(f"{key}={value}" for key, value in row.labels.items())
 
 
 def write(study: StudyFolder, confirm: Confirm, plan: Plan) -> None:
@@ -118,12 +128,14 @@ def advance(roots: Roots, study: StudyFolder) -> list[Row] | None:
 def _chosen(
     roots: Roots, confirm: Confirm, candidates: Sequence[Candidate], rows: Sequence[Row]
 ) -> Iterator[Candidate]:
-    have = {(row.id, *Arm.of(row, confirm.axis)) for row in rows if row.why == CONFIRM}
+    have = {_cell(row) for row in rows if row.why == CONFIRM}
     best = {arm: _best(roots, confirm, own) for arm, own in _arms(rows, confirm).items()}
     for candidate in candidates:
         arm = Arm.of(candidate.row, confirm.axis)
         value = best.get(arm)
-        if value is not None and candidate.row.labels[confirm.axis] == value and (candidate.row.id, *arm) not in have:
+        cell = _cell(candidate.row)
+        if value is not None and candidate.row.labels[confirm.axis] == value and cell not in have:
+            have.add(cell)
             yield candidate
 
 

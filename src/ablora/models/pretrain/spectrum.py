@@ -100,7 +100,7 @@ def draw(points: Curves, paths: list[Path]) -> None:
         for values, colour in ((points.start[kind], START), (points.trained[kind], TRAINED)):
             for layer in values:
                 ax.plot(np.arange(1, len(layer) + 1), layer, color=colour, lw=1.0, alpha=0.8)
-        ax.set(xscale="log", yscale="log", ylim=(0.1, 10))  # square random matrices reach down to 1e-4 at the last index
+        ax.set(xscale="log", yscale="log", ylim=(0.1, 10))  # square random matrices end at 1e-4
         ax.set_yticks([0.1, 0.3, 1, 3], ["0.1", "0.3", "1", "3"])
         ax.set_yticks([], minor=True)
         ax.set_title(kind, fontsize=10)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ablora.method.structure import _displacement as displacement
-from ablora.method.structure._base import Context, Factors, Frozen, Params, Shape, Stats, Unmergeable
+from ablora.method.structure._base import Context, Exported, Factors, Frozen, Params, Shape, Stats, Unmergeable
 from ablora.spec import check
 
 
@@ -49,9 +49,13 @@ class Experts:
     A (r, n) and B (m, r) hold E blocks of r_e = r/E directions; G (E, n), no bias, sees the input without dropout.
     Balance loss of a module over its T real tokens: sum_i f_i P_i, f_i = E/(k T) * (tokens routed to i),
     P_i = mean of p_i: 1 when balanced.
+    router_gradient `sqrt`: the same output, but experts are differentiated as if their gate were sqrt(g); with q the
+    value of sqrt(g), E_i(x) = s B_i A_i drop(x) and [.] a value without gradient, g_i E_i becomes
+      q_i E_i + (g_i - q_i) [E_i],   so dy/dE_i = q_i and dy/dg_i = E_i; no difference at k = 1.
 
     Source: arXiv:2502.16894v4 section 3 and appendix C; Facico/GOAT-PEFT@ef4d21a goat/peta/src/goat/layer.py. With
-        `init: zero_b` this is the MoLoRA baseline of that paper.
+        `init: zero_b` this is the MoLoRA baseline of that paper. `sqrt`: arXiv:2502.15828 algorithm 1;
+        THUDM/MoELoRA_Riemannian@e5c69a0 moe_lora.py (descent_strategy "moe-riemannian").
     Differs: one product in place of a loop over experts (equal to 2e-7 in float32); one dropout mask for all experts
         where the reference draws one per expert; padding is not counted in f and P; the base is not overwritten.
     """
@@ -60,6 +64,7 @@ class Experts:
     experts: int
     top_k: int
     balance: Balance
+    router_gradient: Literal["plain", "sqrt"] = field(default="plain", metadata={"added": True})
 
     def __post_init__(self) -> None:
         check(self.experts >= 1, "experts", self.experts, "an integer of at least 1")
@@ -70,7 +75,7 @@ class Experts:
         return self.balance.coefficient > 0
 
     def group(self) -> Hashable:
-        return "experts"
+        return "experts", self.router_gradient
 
     def check_rank(self, rank: int) -> None:
         legal = f"a multiple of method.structure.experts ({self.experts}): rank counts the directions of all experts"
@@ -106,14 +111,15 @@ class Experts:
         dtype = context.dropped.dtype
         gate = (weights @ frozen["members"].mT.to(weights.dtype)).to(dtype)
         hidden = context.dropped @ displacement.inward(params, frozen, dtype).mT
-        if "A0" in frozen:
-            h, d = hidden.chunk(2, dim=-1)
-            mean = (1 / frozen["num_experts"]).to(dtype)
-            hidden = torch.cat([gate * h, (gate - mean) * h + mean * d], dim=-1)
+        back, s = displacement.outward(params, frozen, dtype), displacement.scale(frozen, dtype)
+        if self.router_gradient == "plain":
+            out = y + (gated(hidden, gate, frozen) * s) @ back
         else:
-            hidden = gate * hidden
-        hidden = hidden * displacement.scale(frozen, dtype)
-        out = y + hidden @ displacement.outward(params, frozen, dtype)
+            root = gate.detach().sqrt()
+            rest = (gate - root) * hidden[..., : gate.shape[-1]].detach()
+            held = params["B"].detach().to(dtype)
+            both = torch.cat([gated(hidden, root, frozen) * s, rest * frozen["scale"].to(dtype)], dim=-1)
+            out = y + both @ torch.cat([back, held])  # h held still without its B would give B the gradient of g
         stats = routing_stats(probabilities, chosen, frozen, context.real)
         if context.per_token:
             stats = {**stats, "probabilities": probabilities, "weights": weights, "chosen": chosen}
@@ -129,6 +135,20 @@ class Experts:
 
     def merge(self, weight: Float[Tensor, "out in"], params: Params, frozen: Frozen) -> Float[Tensor, "out in"]:
         raise Unmergeable("a mixture routes every token on its own: no single weight acts like it; export the adapter")
+
+    def exported(self, params: Params, frozen: Frozen) -> Exported:
+        raise Unmergeable("a mixture routes every token on its own: PEFT's LoRA cannot express it")
+
+
+def gated(
+    hidden: Float[Tensor, "tokens directions"], gate: Float[Tensor, "tokens rank"], frozen: Frozen
+) -> Float[Tensor, "tokens directions"]:
+    """g * h; or from [h; d] of a started mixture [g * h; (g - 1/E) * h + d/E]."""
+    if "A0" not in frozen:
+        return gate * hidden
+    h, d = hidden.chunk(2, dim=-1)
+    mean = (1 / frozen["num_experts"]).to(gate.dtype)
+    return torch.cat([gate * h, (gate - mean) * h + mean * d], dim=-1)
 
 
 def route(

@@ -2,7 +2,7 @@
 
 ablora_adapter.safetensors   every trainable and fixed tensor by `module.role`, as trained (float32)
 ablora_adapter.json          {"schema", "modules": {...}, "peft": whether the next two exist}
-adapter_model.safetensors    PEFT's LoRA tensors: for a started pair [dB B0] and [A; dA], of rank 2r
+adapter_model.safetensors    PEFT's LoRA tensors: for a started pair [dB B0] and [A; dA], of rank 2r; DoRA's magnitudes
 adapter_config.json          PEFT's LoraConfig for them
 """
 
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ablora.method.attach import Adapted
 from ablora.method.structure._base import Unmergeable
-from ablora.method.structure._displacement import inward, outward
 from ablora.store.atomic import Corrupted, replace, write_json
 
 SCHEMA = 1
@@ -54,32 +53,33 @@ def load_adapter(adapted: Adapted, member: int, folder: Path) -> None:
 
 
 def peft_tensors(adapted: Adapted, member: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """(tensors, LoraConfig) of the same update as a plain LoRA adapter; None where the update depends on the token.
+    """(tensors, LoraConfig) of the same update as a LoRA adapter; None where the update depends on the token.
 
-    PEFT's scaling is alpha / r. Where s differs between modules it is folded into B and alpha = r.
+    PEFT's scaling is alpha / r; s may differ between modules, so it is folded into B, and alpha = r.
     """
     method = adapted.members[member].method
     if method is None:
         return None
     tensors: dict[str, Tensor] = {}
     ranks: set[int] = set()
-    for name, layer in adapted.modules.items():
-        params, frozen = module_tensors(adapted, member, name)
+    for name in adapted.modules:
         try:
-            method.structure.merge(layer.base.weight.to(torch.float32), params, frozen)
+            A, B, magnitude = method.structure.exported(*module_tensors(adapted, member, name))
         except Unmergeable:
             return None
-        scale = adapted.records[member][name].scaling
-        A, B = inward(params, frozen, torch.float32), outward(params, frozen, torch.float32)
         prefix = f"base_model.model.{name}"
-        tensors[f"{prefix}.lora_A.weight"], tensors[f"{prefix}.lora_B.weight"] = A, scale * B.mT
+        tensors[f"{prefix}.lora_A.weight"], tensors[f"{prefix}.lora_B.weight"] = A, B.mT
+        if magnitude is not None:
+            tensors[f"{prefix}.lora_magnitude_vector"] = magnitude
         ranks.add(A.shape[0])
     (rank,) = ranks
-    return {k: t.detach().contiguous() for k, t in tensors.items()}, _peft_config(adapted, rank)
+    config = _peft_config(adapted, rank, dora=any(name.endswith("magnitude_vector") for name in tensors))
+    return {k: t.detach().to(torch.float32).contiguous() for k, t in tensors.items()}, config
 
 
-def _peft_config(adapted: Adapted, rank: int) -> dict[str, Any]:
+def _peft_config(adapted: Adapted, rank: int, dora: bool) -> dict[str, Any]:
     return {
+        "use_dora": dora,
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": None,

@@ -11,7 +11,7 @@ from ablora.method.dropout import Draw, pack_mask
 from ablora.method.stack import Stack
 from ablora.method.structure._base import Context, Stats, Structure
 
-IN_DIMS = (0, 0, 0, 0, Context(0, 0, None, None, None))  # pyright: ignore[reportArgumentType] -- which parts vmap cuts by run
+IN_DIMS = (0, 0, 0, 0, Context(0, 0, None, None, None, None))  # pyright: ignore[reportArgumentType] -- which parts vmap cuts by run
 
 
 @dataclass(slots=True)
@@ -72,7 +72,9 @@ class PackedLinear(nn.Module):
         real = state.real
         if real is None or real.shape != x_runs.shape[:2]:
             real = torch.ones(x_runs.shape[:2], dtype=torch.bool, device=x.device)
-        dropped = self._drop(x_runs.to(state.compute_dtype))
+        cast = x_runs.to(state.compute_dtype)
+        dropped = self._drop(cast)
+        drops = dropped is not cast
         parts, state.stats[self.name] = [], []
         for group in self.groups:
             if group.structure is None:
@@ -80,7 +82,7 @@ class PackedLinear(nn.Module):
                 continue
             assert group.stack is not None
             rows = group.rows
-            context = Context(dropped[rows], real[rows], state.per_token, self.base.weight, self.base.bias)
+            context = Context(dropped[rows], real[rows], state.per_token, self.base.weight, self.base.bias, drops)
             part, stats = torch.vmap(group.structure.apply, in_dims=IN_DIMS)(
                 group.stack.params, group.stack.given, x_runs[rows], y_runs[rows], context
             )

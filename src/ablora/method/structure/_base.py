@@ -34,10 +34,22 @@ class Context(NamedTuple):
     """The base weight, one for all runs of a pack."""
     bias: Float[Tensor, " out"] | None = None
     """The base layer's bias, which `y` contains; None where there is none."""
+    drops: bool = False
+    """Whether `dropped` may differ from the input: False in evaluations and where no run of the pack drops anything."""
 
 
 class Unmergeable(ValueError):  # noqa: N818 -- what the structure is
     """The structure's update depends on the token: no weight holds it."""
+
+
+class Exported(NamedTuple):
+    """An update as a layer of PEFT's LoRA with scaling 1 holds it, rank first."""
+
+    A: Float[Tensor, "directions in"]
+    B: Float[Tensor, "directions out"]
+    """With s in it."""
+    magnitude: Float[Tensor, " out"] | None = None
+    """DoRA's; None: the update is B A."""
 
 
 class Factors(NamedTuple):
@@ -115,6 +127,10 @@ class Structure(Protocol):
 
     def merge(self, weight: Float[Tensor, "out in"], params: Params, frozen: Frozen) -> Float[Tensor, "out in"]:
         """The weight that acts as base and adapter together; raises Unmergeable where there is none."""
+        ...
+
+    def exported(self, params: Params, frozen: Frozen) -> Exported:
+        """The update in PEFT's terms, in the factors' own dtype; raises Unmergeable where there is none."""
         ...
 
 

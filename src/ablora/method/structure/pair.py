@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ablora.method.structure import _displacement as displacement
-from ablora.method.structure._base import Context, Factors, Frozen, Params, Shape, Stats
+from ablora.method.structure._base import Context, Exported, Factors, Frozen, Params, Shape, Stats
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,3 +70,9 @@ class Pair:
     def merge(self, weight: Float[Tensor, "out in"], params: Params, frozen: Frozen) -> Float[Tensor, "out in"]:
         """W0 + s (B A - B0 A0)."""
         return weight + displacement.update(params, frozen)
+
+    def exported(self, params: Params, frozen: Frozen) -> Exported:
+        """[A; A - A0] and s [B - B0; B0]: of rank 2r for a start away from zero."""
+        dtype = params["A"].dtype
+        B = displacement.outward(params, frozen, dtype) * displacement.scale(frozen, dtype)[:, None]
+        return Exported(displacement.inward(params, frozen, dtype), B)

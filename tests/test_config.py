@@ -78,14 +78,17 @@ def random_question(draw: random.Random) -> tuple[list[str], list[str]]:
     return [*fixed, *draw.sample(RICH, 1)], swept
 
 
-@pytest.mark.parametrize("shard", range(4))
-def test_ids_are_those_of_plain_composition(shard):
-    """500 random ids in four parts; Hydra's composition is most of the time."""
+SHARDS = [pytest.param(shard, 125, marks=pytest.mark.slow) for shard in range(4)]
+
+
+@pytest.mark.parametrize(("shard", "wanted"), [(4, 60), *SHARDS])
+def test_ids_are_those_of_plain_composition(shard, wanted):
+    """60 random ids, and 500 in four slow parts; Hydra's composition is most of the time."""
     draw, compared = random.Random(shard), 0
-    while compared < 125:
+    while compared < wanted:
         fixed, swept = random_question(draw)
         question = ask([*fixed, *swept], multirun=True)
-        for cell in draw.sample(question.cells, min(32, len(question.cells), 125 - compared)):
+        for cell in draw.sample(question.cells, min(32, len(question.cells), wanted - compared)):
             found = identity(cell.tree)
             assert found == as_hydra_does([*fixed, *cell.overrides]), cell.overrides
             compared += len(found) == 12  # a refused cell is compared too, and does not count

@@ -86,8 +86,16 @@ def test_looks_are_fixed_per_method_and_distinct() -> None:
 
 @pytest.mark.parametrize(
     ("metric", "lower"),
-    [("answer_loss_nats", True), ("exact_match", False), ("perplexity", True), ("forgetting_kl_nats", True),
-     ("top1_agreement", False), ("text_loss_nats", True), ("routing_balance", True), ("routing_max_load", True)],
+    [
+        ("answer_loss_nats", True),
+        ("exact_match", False),
+        ("perplexity", True),
+        ("forgetting_kl_nats", True),
+        ("top1_agreement", False),
+        ("text_loss_nats", True),
+        ("routing_balance", True),
+        ("routing_max_load", True),
+    ],
 )
 def test_direction_and_words_of_a_metric(metric: str, lower: bool) -> None:
     assert style.lower_is_better(metric) is lower

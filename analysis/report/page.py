@@ -16,7 +16,7 @@ from ablora_analysis.report import detail, layers, series, words
 from ablora_analysis.report.board import board
 from ablora_analysis.report.evidence import Evidence
 from ablora_analysis.report.html import Html, data, escape, join, tag
-from ablora_analysis.report.pictures import figure, pictures
+from ablora_analysis.report.pictures import figure, pictures, within
 from ablora_analysis.report.plots import plots
 from ablora_analysis.report.runs import all_runs
 from ablora_analysis.report.warnings import warnings
@@ -32,6 +32,9 @@ SECTIONS = {
     "figures": "Figures",
     "runs": "All runs",
 }
+
+LARGEST_BYTES = 9_900_000
+"""Of the page: pictures that would make it larger are linked."""
 
 
 def page(evidence: Evidence) -> str:
@@ -56,9 +59,11 @@ def page(evidence: Evidence) -> str:
         "nav": join(*(tag("a", title, href=f"#{key}") for key, title in SECTIONS.items())), "result": _result(evidence),
         "warnings": _warnings(evidence), "protocol": _protocol(evidence, header), "reproduce": _reproduce(evidence),
         "board": join(board(evidence), _notes(evidence)), "runs": all_runs(evidence, messages),
-        "plots": plots(content), "figures": _figures(evidence, drawn), "footer": _footer(evidence),
+        "plots": plots(content), "figures": _figures(evidence, within(drawn, 0)), "footer": _footer(evidence),
     }  # fmt: skip
-    return Template((FOLDER / "page.html").read_text(encoding="utf-8")).substitute(parts)
+    template = Template((FOLDER / "page.html").read_text(encoding="utf-8"))
+    room = LARGEST_BYTES - len(template.substitute(parts).encode())
+    return template.substitute({**parts, "figures": _figures(evidence, within(drawn, room))})
 
 
 def policy(scripts: Sequence[str], css: str) -> str:

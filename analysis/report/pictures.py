@@ -19,8 +19,6 @@ from ablora_analysis.report.grid import Column, Entry, Line, grid
 from ablora_analysis.report.html import Html, escape, tag
 from ablora_analysis.report.numbers import runs_of
 
-BYTES = 3_000_000
-"""Of all pictures together, as they stand in the page; those beyond are named and linked."""
 ROWS = 200
 DOTS_PER_INCH, SCALE = 300, 1.5
 """The figures' PNG, and how much larger than on paper they are shown: a column of 3.3 in is 475 px wide."""
@@ -50,19 +48,26 @@ def pictures(evidence: Evidence) -> list[Picture]:
     """One per side file, the table of results first; a picture that cannot be read is a problem and left out."""
     folder = evidence.folder / "figures"
     today = [_readable(choice) for choice in evidence.choices]
-    out, room = [], BYTES
+    out = []
     for side in sorted(folder.glob("*.json"), key=lambda path: (path.stem != "result_table", path.stem)):
         try:
-            found = _picture(side, today, room)
+            out.append(_picture(side, today))
         except Corrupted as problem:
             evidence.problems.append(problem)
-            continue
-        room -= len(found.source)
-        out.append(found)
     return out
 
 
-def _picture(side: Path, today: Sequence[Any], room: int) -> Picture:
+def within(drawn: Sequence[Picture], room: int) -> list[Picture]:
+    """The pictures, in order, while they fit into `room` bytes; those beyond are named and linked only."""
+    out = []
+    for picture in drawn:
+        fits = len(picture.source) <= room
+        room -= len(picture.source) if fits else 0
+        out.append(picture if fits else picture._replace(source=""))
+    return out
+
+
+def _picture(side: Path, today: Sequence[Any]) -> Picture:
     record = atomic.read_json(side)
     if not isinstance(record, dict):
         raise Corrupted(str(side), type(record).__name__, "what a figure says of itself")
@@ -73,8 +78,7 @@ def _picture(side: Path, today: Sequence[Any], room: int) -> Picture:
     source = _uri(smallest) if smallest else ""
     notes = tuple(str(note) for note in record.get("notes", []))
     outdated = "choices" in record and record["choices"] != today
-    return Picture(side.stem, kinds, source if len(source) <= room else "", width, height, notes,
-                   len(record.get("runs", [])), outdated)  # fmt: skip
+    return Picture(side.stem, kinds, source, width, height, notes, len(record.get("runs", [])), outdated)
 
 
 def _literal(name: str) -> str:

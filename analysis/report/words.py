@@ -145,7 +145,8 @@ def _tested(panel: Panel, leader: Cell) -> Iterator[str]:
         worse = [f"{cell.arm} ({_difference(cell)})" for cell in behind]
         yield f"Worse than it: {listed(worse, 12)}."
     if math.isfinite(panel.detectable):
-        yield f"A difference below {number(panel.detectable)} would probably have gone unseen."
+        least = number(panel.detectable)
+        yield f"Over the comparisons on average, a difference below {least} would probably go unseen."
 
 
 def _with_interval(cell: Cell) -> str:

@@ -280,8 +280,9 @@ def test_pictures_are_the_smaller_file_and_know_when_they_are_old(
     assert "0.12346" in made.text
     assert ("a", {"href": "figures/b.csv"}) in made.elements
     assert 'class="wide"' in pictures.figure(one, folder)
-    monkeypatch.setattr(pictures, "BYTES", 10)
-    assert "Too large" in pictures.figure(pictures.pictures(found)[0], folder)
+    kept, left = pictures.within([one, two], len(one.source))
+    assert (kept.source, left.source) == (one.source, "")
+    assert "Too large" in pictures.figure(left, folder)
 
 
 def test_the_command_names_the_page_and_refuses_an_unknown_study(

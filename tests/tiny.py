@@ -1,14 +1,21 @@
 """Small bases with random weights, and what tests do with them."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
+from ablora.data.encode import Encoded
 from ablora.method.attach import Adapted, Member, attach
+from ablora.method.init._base import DataDriven
 from ablora.method.lowrank import LowRank
+from ablora.method.targets import find_targets
 from ablora.models.segments import packed_logits, use_segments
 from ablora.spec import AdapterSpec
 from ablora.spectra.library import Library
+from ablora.spectra.statistics import Collected
+from ablora.train.calibration import choose, collect
 
 SIZES = {
     "vocab_size": 97,
@@ -59,8 +66,30 @@ def logits(model: PreTrainedModel, rows: int = 1) -> Tensor:
         return packed_logits(model, ids(rows), SEGMENTS * rows)
 
 
+def made_up(seed: int, count: int = 24) -> tuple[Encoded, ...]:
+    """Sequences whose answers (9 tokens) follow a rule, so that there is something to learn."""
+    g = torch.Generator().manual_seed(seed)
+    out = []
+    for i in range(count):
+        prompt = torch.randint(1, 96, (int(torch.randint(6, 12, (1,), generator=g)),), generator=g).tolist()
+        answer = [(3 * t + 1) % 96 for t in (prompt * 2)[:9]]
+        out.append(Encoded((*prompt, *answer), len(prompt), str(i)))
+    return tuple(out)
+
+
+def calibrated(
+    model: PreTrainedModel, method: LowRank | None, adapter: AdapterSpec, items: Sequence[Encoded]
+) -> Collected | None:
+    """What the method's start asks to know of some items; None: nothing."""
+    if method is None or not isinstance(method.init, DataDriven):
+        return None
+    chosen = choose(items, method.init.calibration)
+    return collect(model, find_targets(model, adapter.targets), method.init.statistic(), chosen)
+
+
 def adapt(model: PreTrainedModel, *methods: LowRank, rank: int = 8, seed: int = 0, **adapter: object) -> Adapted:
-    members = [Member(method, rank, AdapterSpec(**adapter), seed) for method in methods]  # type: ignore[arg-type]
+    spec = AdapterSpec(**adapter)  # type: ignore[arg-type]
+    members = [Member(m, rank, spec, seed, calibrated(model, m, spec, made_up(0))) for m in methods]
     return attach(model, members, Library(None))
 
 

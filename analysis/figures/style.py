@@ -40,14 +40,16 @@ KNOWN = {
     "random_svd": Look(GREY, "X"), "molora_topk": Look(ORANGE, "P"), "goat": Look(PURPLE, "*"),
     "dora": Look(INDIGO, "v"), "adalora": Look(WINE, "<"), "lora_ga": Look(OLIVE, ">"), "full": Look(BLACK, "h"),
     "alora": Look(WINE, "p"), "lora_plus": Look(TEAL, "o"), "lora_fa": Look(ROSE, "d"), "riemannian": Look(INDIGO, "s"),
-    "olora": Look(SAND, "s"), "eva": Look(TEAL, "^"), "corda": Look(ROSE, "^"), "adamole": Look(ORANGE, "X"),
+    "olora": Look(SAND, "s"), "eva": Look(TEAL, "^"), "corda_ipm": Look(ROSE, "^"), "corda_kpm": Look(ROSE, "v"),
+    "orthogonal": Look(INDIGO, "X"), "adamole": Look(ORANGE, "X"),
     "hydralora": Look(SAND, "P"), "middle_svd": Look(OLIVE, "X"),
 }  # fmt: skip
 
 _SAME_AS = {
     "zero_b": "lora", "svd_principal": "pissa", "svd_minor": "milora", "svd_random": "random_svd",
     "svd_middle": "middle_svd", "svd_segments": "goat", "gradient": "lora_ga", "qr": "olora", "activation": "eva",
-    "context": "corda", "alpha_over_r": "lora", "alpha_over_sqrt_r": "rslora", "riemannian": "riemannian",
+    "context": "corda_ipm", "orthogonal": "orthogonal", "alpha_over_r": "lora", "alpha_over_sqrt_r": "rslora",
+    "riemannian": "riemannian",
 }  # fmt: skip
 """An axis value that one named method is known for wears that method's colour."""
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ablora.method.export import EXACT
-from ablora.method.init._base import Site
+from ablora.method.init._base import DataDriven, Site
 from ablora.method.lowrank import LowRank
 from ablora.method.seeds import generator
 from ablora.method.structure._base import Shape
@@ -167,9 +167,11 @@ def _parts(file: TensorFile, run: Trained, gates: Gates | None, module: str) -> 
 
 
 def _start(file: TensorFile, run: Trained, base: BaseWeights, module: str) -> Float[Tensor, "rank in"] | None:
-    """A0: saved where B started away from zero, else drawn again from the run's seed."""
+    """A0: saved where B started away from zero, else drawn again from the run's seed; None: it came from data."""
     if f"{module}.A0" in file.shapes:
         return file.read([f"{module}.A0"])[f"{module}.A0"]
+    if isinstance(run.method.init, DataDriven):
+        return None
     rank, shape = file.shapes[f"{module}.A"][0], base.shape(module)
     assert shape is not None
     site = Site(torch.empty(shape, device="meta"), rank, run.method.structure.experts, 1.0,

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import torch
 from transformers import PreTrainedTokenizerFast
 
 from ablora.data.encode import Encoded
@@ -16,7 +15,7 @@ from ablora.train.data import TrainData
 from ablora.train.loop import train_step
 from ablora.train.member import Diverged, RunState
 from presets import method
-from tiny import llama
+from tiny import calibrated, llama, made_up
 
 TRAIN = TrainSpec(lr=3e-3, max_steps=100, batch_size=4)
 
@@ -32,17 +31,6 @@ def spec(preset: str, *overrides: str, rank: int = 8, seed: int = 0, dropout: fl
         rank=rank,
         seed=seed,
     )
-
-
-def made_up(seed: int, count: int = 24) -> tuple[Encoded, ...]:
-    """Sequences whose answers (9 tokens) follow a rule, so that there is something to learn."""
-    g = torch.Generator().manual_seed(seed)
-    out = []
-    for i in range(count):
-        prompt = torch.randint(1, 96, (int(torch.randint(6, 12, (1,), generator=g)),), generator=g).tolist()
-        answer = [(3 * t + 1) % 96 for t in (prompt * 2)[:9]]
-        out.append(Encoded((*prompt, *answer), len(prompt), str(i)))
-    return tuple(out)
 
 
 @dataclass
@@ -66,11 +54,13 @@ class Pack:
 
 def pack(*specs: RunSpec, data: Sequence[tuple[Encoded, ...]] | None = None) -> Pack:
     base = Base(llama(), cast(PreTrainedTokenizerFast, None))
-    members = [Member(s.method, s.rank or 0, s.adapter, s.seed) for s in specs]
+    items_of = [made_up(s.seed) for s in specs] if data is None else data
+    seen = [calibrated(base.model, s.method, s.adapter, items) for s, items in zip(specs, items_of)]
+    members = [Member(s.method, s.rank or 0, s.adapter, s.seed, known) for s, known in zip(specs, seen)]
     adapted = attach(base.model, members, Library(None))
     runs = []
     for i, s in enumerate(specs):
-        items = made_up(s.seed) if data is None else data[i]
+        items = items_of[i]
         folder: Any = None
         runs.append(RunState(i, folder, folder, s, TrainData(items, s.seed, s.train.batch_size), adapted))
     return Pack(base, adapted, runs)

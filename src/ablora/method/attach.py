@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from ablora.method.init._base import Site, Start, Triplets
+from ablora.method.init._base import DataDriven, Init, Site, Start, Triplets
 from ablora.method.lowrank import LowRank
 from ablora.method.packed_linear import Group, PackedLinear, PackState
 from ablora.method.seeds import generator
@@ -19,6 +19,7 @@ from ablora.method.structure._base import Factors, Shape, Stats, with_start
 from ablora.method.targets import find_targets
 from ablora.spec import AdapterSpec, BadInput, check
 from ablora.spectra.library import Library
+from ablora.spectra.statistics import Collected
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class Member:
     rank: int
     adapter: AdapterSpec
     seed: int
+    statistics: Collected | None = None
+    """What a data-driven start asked to know of the base."""
 
 
 class ModuleRecord(NamedTuple):
@@ -219,7 +222,9 @@ def _build(name: str, linear: nn.Linear, member: Member, method: LowRank, librar
     experts = method.structure.experts
     scaling = method.scaling(shape.out_features, shape.in_features, member.rank // experts)
     rng = generator("init", member.seed, name)
-    start = _start(linear.weight, member.rank, experts, scaling, rng, method, library)
+    sums = None if member.statistics is None else member.statistics.of(name)
+    site = Site(linear.weight, member.rank, experts, scaling, rng, sums)
+    start = _start(site, method.init, library)
     dtype = torch.float64 if member.adapter.compute_dtype == "float64" else torch.float32
     A, B = start.A, torch.zeros(member.rank, shape.out_features) if start.B is None else start.B
     own = {"A": A, "B": B, **method.structure.extra(shape, rng, linear.weight)}
@@ -241,23 +246,14 @@ def _build(name: str, linear: nn.Linear, member: Member, method: LowRank, librar
     )
 
 
-def _start(
-    weight: Tensor,
-    rank: int,
-    experts: int,
-    scale: float,
-    rng: torch.Generator,
-    method: LowRank,
-    library: Library,
-) -> Start:
-    site = Site(weight, rank, experts, scale, rng)
-    indices = method.init.indices(site)
+def _start(site: Site, init: Init, library: Library) -> Start:
+    indices = init.indices(site)
     if indices is None:
-        return method.init(site, None)
-    spectrum = library.spectrum(weight, indices)
+        return init(site, None)
+    spectrum = library.spectrum(init.matrix(site) if isinstance(init, DataDriven) else site.weight, indices)
     at = spectrum.positions(indices)
     assert at is not None
-    return method.init(site, Triplets(spectrum.u[at], spectrum.sigma[indices], spectrum.v[at]))
+    return init(site, Triplets(spectrum.u[at], spectrum.sigma[indices], spectrum.v[at]))
 
 
 def require_rank(name: str, shape: Shape, method: LowRank) -> None:
@@ -265,4 +261,7 @@ def require_rank(name: str, shape: Shape, method: LowRank) -> None:
     largest = min(shape.out_features, shape.in_features)
     if not 1 <= shape.rank <= largest:
         raise BadInput("rank", shape.rank, f"1 to {largest}, the smaller side of {name}")
+    if isinstance(method.init, DataDriven):
+        most = method.init.largest_rank(shape.out_features, shape.in_features)
+        check(shape.rank <= most, "rank", shape.rank, f"1 to {most}, what {type(method.init).__name__} has for {name}")
     method.structure.check_rank(shape.rank)

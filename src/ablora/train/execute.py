@@ -20,6 +20,7 @@ from ablora.store.claims import Claim
 from ablora.store.roots import Roots
 from ablora.store.run_folder import SCHEMA, FailureClass, RunFolder, State, metric_name
 from ablora.train import checkpoint
+from ablora.train.calibration import calibrate
 from ablora.train.data import items_of, train_data
 from ablora.train.environment import append_environment, peak_rss_gib
 from ablora.train.loop import Trained, train_step
@@ -46,7 +47,8 @@ def execute(
     specs = [folder.read_spec() for folder in pack]
     base = _load(specs[0].model)
     check(all(spec.model == specs[0].model for spec in specs), "model", "several", "one base model within a pack")
-    members = [Member(s.method, s.rank or 0, s.adapter, s.seed) for s in specs]
+    seen = calibrate(specs, base, roots.cache)
+    members = [Member(s.method, s.rank or 0, s.adapter, s.seed, c) for s, c in zip(specs, seen)]
     adapted = attach(base.model, members, Library(roots.cache))
     try:
         job = _Job(base, adapted, observers)

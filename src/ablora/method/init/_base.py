@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ablora.spectra.statistics import Calibration, Gradients, OfInputs, Sums
+
 
 class Start(NamedTuple):
     """The starting factors of one module, rank first. `B is None` says that B starts at zero: no displacement form."""
@@ -26,22 +28,46 @@ class Site:
     scale: float
     generator: torch.Generator
     """The run's own, derived from its seed and the module's name."""
+    statistics: Sums | None = None
+    """What `DataDriven.statistic` asked for, of this module."""
 
 
 class Triplets(NamedTuple):
-    """Singular triplets of a weight at chosen indices of the descending spectrum: W ~ sum_i sigma_i u_i v_i^T."""
+    """Singular triplets of a matrix at chosen indices of the descending spectrum: W ~ sum_i sigma_i u_i v_i^T."""
 
-    u: Float[Tensor, "rank out"]
-    sigma: Float[Tensor, " rank"]
-    v: Float[Tensor, "rank in"]
+    u: Float[Tensor, "kept out"]
+    sigma: Float[Tensor, " kept"]
+    v: Float[Tensor, "kept in"]
 
 
 @runtime_checkable
 class Init(Protocol):
     """One frozen dataclass per kind of start."""
 
-    def indices(self, site: Site) -> Int[Tensor, " rank"] | None:
+    def indices(self, site: Site) -> Int[Tensor, " kept"] | None:
         """Which singular triplets of the weight it needs (in the order of the directions); None: none."""
         ...
 
     def __call__(self, site: Site, triplets: Triplets | None) -> Start: ...
+
+
+@runtime_checkable
+class DataDriven(Protocol):
+    """What an initialisation has beside that if it looks at the run's training data."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """Which items it looks at."""
+        ...
+
+    def statistic(self) -> OfInputs | Gradients:
+        """What it asks to know of each adapted module."""
+        ...
+
+    def matrix(self, site: Site) -> Float[Tensor, "rows columns"]:
+        """The matrix whose singular triplets `indices` counts, in place of the weight."""
+        ...
+
+    def largest_rank(self, out_features: int, in_features: int) -> int:
+        """The most directions that it can start in a module."""
+        ...

@@ -75,7 +75,10 @@ class TrainSpec:
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """After warmup: to zero in a line, in a half cosine, or not at all."""
     warmup_steps: int = 0
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "adamw_hf"] = "adamw"
+    """torch's AdamW, SGD without momentum, or transformers' former AdamW, which official programs step by."""
+    correct_bias: bool = field(default=True, metadata={"added": True})
+    """Of adamw_hf: whether its moments are corrected for their start at zero."""
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
@@ -94,6 +97,8 @@ class TrainSpec:
         check(micro is None or 1 <= micro <= self.batch_size, "micro_batch", micro, "null, or 1 to train.batch_size")
         check(0 <= self.warmup_steps <= self.max_steps, "warmup_steps", self.warmup_steps, "0 to train.max_steps")
         check(all(0 <= b < 1 for b in self.betas), "betas", self.betas, "two numbers in [0, 1)")
+        legal = "true; only train.optimizer=adamw_hf can do without"
+        check(self.correct_bias or self.optimizer == "adamw_hf", "correct_bias", self.correct_bias, legal)
         check(self.eps > 0, "eps", self.eps, "a positive number")
         check(self.weight_decay >= 0, "weight_decay", self.weight_decay, "a number of at least 0")
         check(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "null, or a positive number")

@@ -90,8 +90,8 @@ def _update(run: RunState, loss: float, labels: int, stats: dict[str, float], to
     if not torch.isfinite(torch.tensor(loss)):
         return Diverged(f"loss {loss} at step {run.step + 1}")
     try:
-        lr, norm = run.update()
+        lr, norm, reports = run.update()
     except Diverged as diverged:
         return diverged
     run.answer_tokens += labels
-    return Trained(loss, lr, norm, stats, tokens)
+    return Trained(loss, lr, norm, stats | reports, tokens)

@@ -12,6 +12,7 @@ from ablora.method.dropout import Draw
 from ablora.spec import RunSpec, TrainSpec
 from ablora.store.claims import Claim
 from ablora.store.run_folder import RunFolder
+from ablora.train.adamw_hf import AdamWHF
 from ablora.train.data import TrainData
 from ablora.train.schedule import factor
 
@@ -47,8 +48,9 @@ class RunState:
     def draw(self, micro: int) -> Draw:
         return Draw(self.spec.seed, self.step + 1, micro, self.spec.adapter.dropout)
 
-    def update(self) -> tuple[float, float]:
-        """One optimizer step from the gradients at hand; returns (learning rate, gradient norm before clipping)."""
+    def update(self) -> tuple[float, float, dict[str, float]]:
+        """One optimizer step from the gradients at hand; returns (learning rate, gradient norm before clipping, what
+        the method's update reports)."""
         train = self.spec.train
         grads = list(self.parameters.values())
         norm = torch.nn.utils.get_total_norm([p.grad for p in grads if p.grad is not None])
@@ -60,11 +62,10 @@ class RunState:
         for group, rate in zip(self.optimizer.param_groups, self._rates):
             group["lr"] = rate * shrink
         method = self.spec.method
-        method.update.transform(self.factors, method.structure.experts)
-        self.optimizer.step()
+        reports = method.update.step(self.optimizer, self.factors, method.structure.experts)
         self.step += 1
         method.structure.after_step(self.factors, self.structure_state, self.step, train.max_steps)
-        return train.lr * shrink, norm.item()
+        return train.lr * shrink, norm.item(), reports
 
     def state(self) -> dict[str, Tensor]:
         """Everything a resume needs beside the counters: parameters and optimizer state, by name."""
@@ -105,6 +106,8 @@ def make_optimizer(spec: RunSpec, roles: Mapping[str, list[Parameter]]) -> torch
     assert sorted(grouped) == sorted(owned), "every trainable parameter belongs to exactly one optimizer group"
     if train.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=train.lr, weight_decay=train.weight_decay)
+    if train.optimizer == "adamw_hf":
+        return AdamWHF(groups, train.lr, train.betas, train.eps, train.weight_decay, train.correct_bias)
     return torch.optim.AdamW(
         groups, lr=train.lr, betas=train.betas, eps=train.eps, weight_decay=train.weight_decay, fused=True
     )

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from torch.nn import Parameter
+from torch.optim import Optimizer
 
 from ablora.method.structure._base import Factors
 
@@ -20,6 +21,7 @@ class Update(Protocol):
         """Optimizer groups over all trained parameters, each in exactly one, given them by role."""
         ...
 
-    def transform(self, modules: Mapping[str, Factors], experts: int) -> None:
-        """Change a run's gradients in place, after clipping and right before the optimizer's step."""
+    def step(self, optimizer: Optimizer, modules: Mapping[str, Factors], experts: int) -> dict[str, float]:
+        """One step of a run's optimizer from the gradients at hand, after clipping; what it changes them to stays in
+        `.grad` until the structure's after-step. Returns what the step's record should say; usually nothing."""
         ...

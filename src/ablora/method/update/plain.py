@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch.nn import Parameter
+from torch.optim import Optimizer
 
 from ablora.method.structure._base import Factors
 
@@ -24,5 +25,6 @@ class Plain:
     def groups(self, roles: Mapping[str, Sequence[Parameter]], lr: float) -> list[dict[str, Any]]:
         return [{"params": [p for parameters in roles.values() for p in parameters], "lr": lr}]
 
-    def transform(self, modules: Mapping[str, Factors], experts: int) -> None:
-        return None
+    def step(self, optimizer: Optimizer, modules: Mapping[str, Factors], experts: int) -> dict[str, float]:
+        optimizer.step()
+        return {}

@@ -1,0 +1,43 @@
+"""Gradients of factors, preconditioned by their partner's Gram matrix, expert by expert.
+
+Everything is in float64 on stacked r_e x r_e matrices: with a delta of 1e-6 the Gram matrix of a young B has a
+condition near 1e6, and float32 would keep no digit of it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Side(NamedTuple):
+    """One factor's gradient in one module, and the factor that its product is made with."""
+
+    grad: Float[Tensor, "rank features"]
+    partner: Float[Tensor, "rank others"]
+
+
+@torch.no_grad()
+def precondition(sides: Sequence[Side], experts: int, delta: float) -> int:
+    """Change each gradient G_e to (F_e F_e^T + delta I)^-1 G_e in place, F_e the partner's block of expert e.
+
+    All matrices of one size are factored in one call. One that has no Cholesky factor (not positive in float64, or not
+    finite) leaves its gradient as it is; returns how many did.
+    """
+    failed = 0
+    by_size: dict[int, list[Side]] = {}
+    for side in sides:
+        by_size.setdefault(len(side.grad) // experts, []).append(side)
+    for size, equal in by_size.items():
+        eye = torch.eye(size, dtype=torch.float64, device=equal[0].grad.device)
+        blocks = [side.partner.detach().double().reshape(experts, size, -1) for side in equal]
+        grams = torch.stack([F @ F.mT for F in blocks]) + delta * eye
+        lower, info = torch.linalg.cholesky_ex(grams)
+        lower = torch.where((info == 0)[..., None, None], lower, eye)
+        for side, factor in zip(equal, lower):
+            G = side.grad.double().reshape(experts, size, -1)
+            side.grad.copy_(torch.cholesky_solve(G, factor).reshape_as(side.grad))
+        failed += int(info.count_nonzero())
+    return failed

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).parent
-MINE = "lora,rslora,pissa,milora,molora,goat,subspace,forgetting"
+MINE = "lora,rslora,pissa,milora,molora,goat,subspace,forgetting,olora,corda,eva,lora_ga"
 COUNT = len(MINE.split(","))
 
 

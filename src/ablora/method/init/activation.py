@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ablora.method.init._base import Site, Start, Triplets
 from ablora.spec import check
-from ablora.spectra.statistics import Calibration, Moments
+from ablora.spectra.statistics import Calibration, Moments, Sums
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +46,11 @@ class Activation:
     def matrix(self, site: Site) -> Float[Tensor, "in in"]:
         """C, whose triplets are asked for: its singular vectors are its eigenvectors."""
         assert site.statistics is not None
-        count, total, square = (site.statistics[name] for name in ("count", "total", "square"))
+        return self.covariance(site.statistics)
+
+    def covariance(self, sums: Sums) -> Float[Tensor, "in in"]:
+        """C from the inputs' moments."""
+        count, total, square = (sums[name] for name in ("count", "total", "square"))
         mean = total / count
         return square / count - torch.outer(mean, mean)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ablora.method.init._base import Site, Start, Triplets
 from ablora.method.init._singular import balanced
 from ablora.spec import check
-from ablora.spectra.statistics import Calibration, Normalised
+from ablora.spectra.statistics import Calibration, Normalised, Sums
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,14 +48,18 @@ class Context:
 
     def matrix(self, site: Site) -> Float[Tensor, "out in"]:
         """W C', whose triplets are asked for."""
-        return site.weight.detach().to("cpu", torch.float64) @ self._moment(site)
+        return site.weight.detach().to("cpu", torch.float64) @ self._of(site)
 
-    def _moment(self, site: Site) -> Float[Tensor, "in in"]:
-        assert site.statistics is not None
-        moment = site.statistics["square"] / site.statistics["count"]
+    def moment(self, sums: Sums) -> Float[Tensor, "in in"]:
+        """C', the damped second moment."""
+        moment = sums["square"] / sums["count"]
         return moment + self.damping * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype)
+
+    def _of(self, site: Site) -> Float[Tensor, "in in"]:
+        assert site.statistics is not None
+        return self.moment(site.statistics)
 
     def __call__(self, site: Site, triplets: Triplets | None) -> Start:
         assert triplets is not None
-        v = torch.linalg.solve(self._moment(site), triplets.v.mT).mT  # C' is symmetric
+        v = torch.linalg.solve(self._of(site), triplets.v.mT).mT  # C' is symmetric
         return balanced(triplets._replace(v=v), site.scale)

@@ -15,7 +15,8 @@ from ablora.method.export import EXACT
 from ablora.method.init._base import DataDriven, Site
 from ablora.method.lowrank import LowRank
 from ablora.method.seeds import generator
-from ablora.method.structure._base import Shape
+from ablora.method.structure._base import Shape, inward_rank
+from ablora.method.structure._gates import by_direction
 from ablora.method.structure.experts import Experts
 from ablora.method.structure.pair import Pair
 from ablora.spec import BadInput, RunSpec, check, run_id
@@ -30,7 +31,7 @@ from ablora_analysis.measure.update import Factors, expected, experts, pair
 
 STRUCTURES = (Pair, Experts)
 START = ("A0", "B0")
-FACTORS = ("A", "B", "scale", *START, "members")
+FACTORS = ("A", "B", "scale", *START, "members", "heads", "mean_gates")
 Gates = Mapping[str, Float[Tensor, " experts"]]
 _log = logging.getLogger(__name__)
 
@@ -120,9 +121,10 @@ def _sizes(
     shape = Shape(out_features, in_features, rank)
     weight = torch.empty(out_features, in_features, device="meta")  # for its shape alone
     own = run.method.structure.extra(shape, generator("shape"), weight) | run.method.structure.constants(shape, weight)
-    sizes = {"A": (rank, in_features), "B": (rank, out_features), "scale": (rank,)}
+    rows = inward_rank(run.method.structure, rank)
+    sizes = {"A": (rows, in_features), "B": (rank, out_features), "scale": (rank,)}
     if any(f"{module}.{role}" in file.shapes for role in START):
-        sizes |= {"A0": sizes["A"], "B0": sizes["B"]}
+        sizes |= {"A0": (rows, in_features), "B0": (rows, out_features)}
     sizes |= {role: tuple(tensor.shape) for role, tensor in own.items()}
     yield from ((f"{module}.{role}", size) for role, size in sizes.items())
 
@@ -152,7 +154,7 @@ def _content(file: TensorFile, gates: Gates | None) -> str:
 def _read(file: TensorFile, module: str) -> Factors:
     named = {role: f"{module}.{role}" for role in FACTORS if f"{module}.{role}" in file.shapes}
     tensors = file.read(named.values())
-    return {role: tensors[name] for role, name in named.items()}
+    return by_direction({role: tensors[name] for role, name in named.items()})
 
 
 def _parts(file: TensorFile, run: Trained, gates: Gates | None, module: str) -> dict[str, Part]:
@@ -172,8 +174,8 @@ def _start(file: TensorFile, run: Trained, base: BaseWeights, module: str) -> Fl
         return file.read([f"{module}.A0"])[f"{module}.A0"]
     if isinstance(run.method.init, DataDriven):
         return None
-    rank, shape = file.shapes[f"{module}.A"][0], base.shape(module)
+    rows, rank, shape = file.shapes[f"{module}.A"][0], file.shapes[f"{module}.B"][0], base.shape(module)
     assert shape is not None
-    site = Site(torch.empty(shape, device="meta"), rank, run.method.structure.experts, 1.0,
-                generator("init", run.seed, module))  # fmt: skip
+    experts = run.method.structure.experts if rows == rank else 1
+    site = Site(torch.empty(shape, device="meta"), rows, experts, 1.0, generator("init", run.seed, module))
     return run.method.init(site, None).A if run.method.init.indices(site) is None else None

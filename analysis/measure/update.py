@@ -16,7 +16,8 @@ from torch import Tensor
 
 Factors = Mapping[str, Tensor]
 """One module's tensors by role, rank first as ablora saves them: A (rank, in), B (rank, out), scale (rank,), A0 and B0
-where B started away from zero, members (rank, experts) for a mixture."""
+where B started away from zero, members (rank, experts) for a mixture, mean_gates (experts,) where its start is not
+subtracted at 1/E."""
 
 
 class Update(NamedTuple):
@@ -48,14 +49,16 @@ def experts(factors: Factors) -> list[Update]:
 def expected(factors: Factors, gates: Float[Tensor, " experts"]) -> Update:
     """What a mixture adds on average over tokens with mean gates g: s sum_e (g_e B_e A_e - (1/E) B0_e A0_e).
 
-    In displacements: s sum_e [dB_e B0_e] [g_e A_e; g_e dA_e + (g_e - 1/E) A0_e].
+    In displacements: s sum_e [dB_e B0_e] [g_e A_e; g_e dA_e + (g_e - 1/E) A0_e]. Beside a shared expert, whose start
+    counts 1, that of the others counts 1/(E - 1).
     """
     f = {role: tensor.double() for role, tensor in factors.items()}
     gate = (f["members"] @ gates.double())[:, None]
     scale = f["scale"][:, None]
     if "A0" not in f:
         return Update((scale * f["B"]).mT, gate * f["A"])
-    start = gate * (f["A"] - f["A0"]) + (gate - 1 / f["members"].shape[1]) * f["A0"]
+    mean = (f["members"] @ f["mean_gates"])[:, None] if "mean_gates" in f else 1 / f["members"].shape[1]
+    start = gate * (f["A"] - f["A0"]) + (gate - mean) * f["A0"]
     out = torch.cat([f["B"] - f["B0"], f["B0"]])
     return Update((torch.cat([scale, scale]) * out).mT, torch.cat([gate * f["A"], start]))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import NamedTuple
 
@@ -13,9 +13,10 @@ from torch.nn import Parameter
 from ablora.method.init._base import DataDriven, Init, Site, Start, Triplets
 from ablora.method.lowrank import LowRank
 from ablora.method.packed_linear import Group, PackedLinear, PackState
+from ablora.method.scaling._base import PerExpert
 from ablora.method.seeds import generator
 from ablora.method.stack import Stack
-from ablora.method.structure._base import Factors, Shape, Stats, with_start
+from ablora.method.structure._base import Factors, Shape, Stats, inward_rank, with_start
 from ablora.method.targets import find_targets
 from ablora.spec import AdapterSpec, BadInput, check
 from ablora.spectra.library import Library
@@ -38,7 +39,8 @@ class Member:
 class ModuleRecord(NamedTuple):
     """What was realised in one module."""
 
-    scaling: float
+    scaling: float | tuple[float, ...]
+    """s; of every expert where they differ in it."""
     rank: int
     parameters: int
 
@@ -220,18 +222,20 @@ def _build(name: str, linear: nn.Linear, member: Member, method: LowRank, librar
     shape = Shape(linear.out_features, linear.in_features, member.rank)
     require_rank(name, shape, method)
     experts = method.structure.experts
-    scaling = method.scaling(shape.out_features, shape.in_features, member.rank // experts)
+    s = method.scaling(shape.out_features, shape.in_features, member.rank // experts)
     rng = generator("init", member.seed, name)
     sums = None if member.statistics is None else member.statistics.of(name)
-    site = Site(linear.weight, member.rank, experts, scaling, rng, sums)
-    start = _start(site, method.init, library)
+    rows = inward_rank(method.structure, member.rank)
+    site = Site(linear.weight, rows, experts if rows == member.rank else 1, s, rng, sums)
+    start, scales = _start(site, method, library)
     dtype = torch.float64 if member.adapter.compute_dtype == "float64" else torch.float32
-    A, B = start.A, torch.zeros(member.rank, shape.out_features) if start.B is None else start.B
+    zero = torch.zeros(member.rank, shape.out_features)
+    A, B = start.A, zero if start.B is None else start.B.repeat(member.rank // rows, 1)
     own = {"A": A, "B": B, **method.structure.extra(shape, rng, linear.weight)}
     held = frozenset(role for role in own if not method.update.trains(role))
     params = {role: tensor for role, tensor in own.items() if role not in held}
     frozen = {
-        "scale": torch.full((member.rank,), scaling, dtype=torch.float64),
+        "scale": torch.tensor(scales, dtype=torch.float64).repeat_interleave(member.rank // len(scales)),
         **with_start(start),
         **method.structure.constants(shape, linear.weight),
         **{role: own[role] for role in held},
@@ -242,18 +246,29 @@ def _build(name: str, linear: nn.Linear, member: Member, method: LowRank, librar
         {key: tensor.to(**place).contiguous() for key, tensor in params.items()},
         {key: tensor.to(**place).contiguous() for key, tensor in frozen.items()},
         held,
-        ModuleRecord(scaling, member.rank, count),
+        ModuleRecord(scales[0] if len(scales) == 1 else scales, member.rank, count),
     )
 
 
-def _start(site: Site, init: Init, library: Library) -> Start:
+def _start(site: Site, method: LowRank, library: Library) -> tuple[Start, tuple[float, ...]]:
+    """The starting factors, and s: one, or one per expert."""
+    triplets = _triplets(site, method.init, library)
+    if site.experts == 1 or not isinstance(method.scaling, PerExpert):
+        return method.init(site, triplets), (float(site.scale),)
+    assert triplets is not None, "crossings are checked: one s per expert goes with starts from the spectrum"
+    own = method.scaling.by_expert(float(site.scale), triplets.sigma.unflatten(0, (site.experts, -1)))
+    spread = own.to(triplets.sigma).repeat_interleave(site.rank // site.experts)
+    return method.init(replace(site, scale=spread), triplets), tuple(own.tolist())
+
+
+def _triplets(site: Site, init: Init, library: Library) -> Triplets | None:
     indices = init.indices(site)
     if indices is None:
-        return init(site, None)
+        return None
     spectrum = library.spectrum(init.matrix(site) if isinstance(init, DataDriven) else site.weight, indices)
     at = spectrum.positions(indices)
     assert at is not None
-    return init(site, Triplets(spectrum.u[at], spectrum.sigma[indices], spectrum.v[at]))
+    return Triplets(spectrum.u[at], spectrum.sigma[indices], spectrum.v[at])
 
 
 def require_rank(name: str, shape: Shape, method: LowRank) -> None:

@@ -6,24 +6,29 @@ from torch import Tensor
 
 from ablora.method.attach import Adapted
 from ablora.method.export import module_tensors
+from ablora.method.structure._gates import by_direction
 
 
 def expert_products(adapted: Adapted, member: int, module: str) -> Float[Tensor, "experts out in"]:
     """s B_j A_j of every expert j as the factors stand now (one expert for a pair); dense, for inspection."""
     params, frozen = module_tensors(adapted, member, module)
-    A, B = _by_expert(adapted, member, params["A"]), _by_expert(adapted, member, params["B"])
-    scale = _by_expert(adapted, member, frozen["scale"])
+    own = by_direction({**params, **frozen})
+    A, B, scale = (_by_expert(adapted, member, own[role]) for role in ("A", "B", "scale"))
     return (B * scale[..., None]).mT @ A
 
 
 def residual_weight(adapted: Adapted, member: int, module: str) -> Float[Tensor, "out in"]:
-    """W0 - (s/E) sum_j B0_j A0_j: what implementations that overwrite the base keep as its weight."""
+    """W0 - s sum_j e_j B0_j A0_j, e_j = 1/E the expected gate: what implementations that overwrite the base keep."""
     _, frozen = module_tensors(adapted, member, module)
     weight = adapted.modules[module].base.weight.to(frozen["scale"].dtype)
     if "A0" not in frozen:
         return weight
-    A0, B0 = frozen["A0"], frozen["B0"]
-    return weight - (B0 * frozen["scale"][:, None]).mT @ A0 / _experts(adapted, member)
+    own = by_direction(frozen)
+    start = (own["B0"] * own["scale"][:, None]).mT @ own["A0"]
+    if "mean_gates" not in own:
+        return weight - start / _experts(adapted, member)
+    gates = own["members"] @ own["mean_gates"]
+    return weight - (own["B0"] * (own["scale"] * gates)[:, None]).mT @ own["A0"]
 
 
 def _experts(adapted: Adapted, member: int) -> int:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from ablora.method.crossings import check_crossings
 from ablora.spec import LABEL
 
 
@@ -19,6 +20,9 @@ class LowRank:
     scaling: Any
     structure: Any
     update: Any
+
+    def __post_init__(self) -> None:
+        check_crossings(self.init, self.scaling, self.structure, self.update)
 
     @property
     def split_matters(self) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ablora.method.attach import require_rank
 from ablora.method.lowrank import LowRank
-from ablora.method.structure._base import Shape
+from ablora.method.structure._base import Shape, inward_rank
 from ablora.method.targets import find_targets
 from ablora.models.base import skeleton
 from ablora.spec import RunSpec, check
@@ -31,7 +31,7 @@ def check_cell(spec: RunSpec) -> int:
     for name, (out_features, in_features) in _shapes(spec.model.folder, spec.adapter.targets).items():
         shape = Shape(out_features, in_features, spec.rank)
         require_rank(name, shape, method)
-        sides = {"A": in_features, "B": out_features}
-        total += sum(spec.rank * side for role, side in sides.items() if method.update.trains(role))
+        sizes = {"A": inward_rank(method.structure, spec.rank) * in_features, "B": spec.rank * out_features}
+        total += sum(size for role, size in sizes.items() if method.update.trains(role))
         total += method.structure.count_extra(shape)
     return total

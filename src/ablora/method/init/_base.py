@@ -25,7 +25,8 @@ class Site:
     rank: int
     """All directions, over all experts."""
     experts: int
-    scale: float
+    scale: float | Float[Tensor, " rank"]
+    """s; of every direction where experts differ in it."""
     generator: torch.Generator
     """The run's own, derived from its seed and the module's name."""
     statistics: Sums | None = None

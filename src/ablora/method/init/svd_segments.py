@@ -28,6 +28,8 @@ class SvdSegments:
     """
 
     revision: ClassVar[int] = 1
+    by_segment: ClassVar[bool] = True
+    """Experts start in different places."""
     variant: Literal["own", "principal", "minor", "random"]
     rho: float
 

@@ -134,6 +134,20 @@ class Structure(Protocol):
         ...
 
 
+@runtime_checkable
+class SharesA(Protocol):
+    """What a structure has beside that if experts read the same rows of A."""
+
+    def inward_rank(self, rank: int) -> int:
+        """Rows of A where B has `rank`; all of B's blocks of so many rows start alike."""
+        ...
+
+
+def inward_rank(structure: Structure, rank: int) -> int:
+    """Rows of A where B has `rank`."""
+    return structure.inward_rank(rank) if isinstance(structure, SharesA) else rank
+
+
 def with_start(start: Start) -> dict[str, Tensor]:
     """The frozen copies that the displacement form subtracts; none where B starts at zero."""
     return {} if start.B is None else {"A0": start.A.clone(), "B0": start.B.clone()}

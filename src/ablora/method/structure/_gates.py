@@ -1,6 +1,7 @@
 """Gated low-rank products: what a mixture adds to the base's output, each form as one product."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
@@ -24,6 +25,14 @@ def router_probabilities(
 def in_front(value: float, others: Float[Tensor, "tokens routed"]) -> Float[Tensor, "tokens experts"]:
     """A shared expert's column before those of the routed ones."""
     return torch.cat([torch.full_like(others[..., :1], value), others], dim=-1)
+
+
+def by_direction(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One module's tensors by role with a row of A, A0 and B0 for every direction, where heads share them."""
+    if "heads" not in tensors:
+        return dict(tensors)
+    shared = {role: tensors[role] for role in ("A", "A0", "B0") if role in tensors}
+    return {**tensors, **{role: tensors["heads"].to(tensor) @ tensor for role, tensor in shared.items()}}
 
 
 def branch(params: Params, frozen: Frozen, x: Float[Tensor, "tokens in"], gate: Gate) -> Float[Tensor, "tokens out"]:

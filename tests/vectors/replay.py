@@ -32,6 +32,8 @@ from ablora.method.factors import expert_products, residual_weight
 from ablora.models.rows import lay_out
 from presets import method
 from vectors.layer import Case, Layer, Tensors, adapt
+from vectors.optimizer_cases import lora_fa, lora_plus, mixture_optimizer, preconditioner
+from vectors.single_cases import adalora_allocator, adalora_forward, dora
 from vectors.start_cases import corda, eva, lora_ga, olora
 from vectors.subspace_case import subspace
 
@@ -119,6 +121,27 @@ def goat(case: Case, inputs: Tensors) -> dict[str, Tensor]:
     return mixture(case, inputs, "goat", f"init.rho={case['config']['rho']}")
 
 
+def root_gate(case: Case, inputs: Tensors) -> dict[str, Tensor]:
+    """A mixture at given factors and router: output and gradients, plain and as if gated by the root."""
+    config, out = case["config"], {}
+    experts, rank = config["num_experts"], config["num_experts"] * config["rank_per_expert"]
+    sizes = (
+        f"scaling.alpha={config['lora_alpha']}",
+        f"structure.experts={experts}",
+        f"structure.top_k={config['top_k']}",
+    )
+    for name, preset in (("plain", "riemannian_molora"), ("sqrt", "moe_riemannian")):
+        layer, adapted = adapt(inputs, method(preset, *sizes), rank)
+        A, B = inputs["A"].flatten(0, 1), inputs["B"].mT.flatten(0, 1)
+        adapted.write(0, {"linear.A": A, "linear.B": B, "linear.router": inputs["gate_weight"]})
+        found = backward(layer, adapted, inputs)
+        out |= {f"{key}_{name}": found[key] for key in ("y", "grad_x")}
+        out[f"grad_gate_{name}"] = found["grad_router"]
+        out[f"grad_A_{name}"] = torch.stack(found["grad_A"].chunk(experts))
+        out[f"grad_B_{name}"] = torch.stack(found["grad_B"].chunk(experts)).mT
+    return out
+
+
 def forgetting(case: Case, inputs: Tensors) -> dict[str, Tensor]:
     """Soft cross-entropy, its parts and hard losses: per position, and averaged over the labels of each sequence (all
     its tokens, or those of the response)."""
@@ -161,6 +184,9 @@ BUILDS: dict[tuple[str, str], Build] = {
     ("peft", "lora"): lambda case, inputs: pair_layer(case, inputs, "alpha_over_r"),
     ("peft", "rslora"): lambda case, inputs: pair_layer(case, inputs, "alpha_over_sqrt_r"),
     ("peft", "pissa"): pissa,
+    ("peft", "dora"): dora,
+    ("peft", "adalora_forward"): adalora_forward,
+    ("peft", "adalora_allocator"): adalora_allocator,
     ("peft", "olora"): olora,
     ("peft", "corda"): corda,
     ("peft", "eva"): eva,
@@ -168,6 +194,11 @@ BUILDS: dict[tuple[str, str], Build] = {
     ("milora", "svd_init"): milora,
     ("molora", "topk"): lambda case, inputs: mixture(case, inputs, "molora_topk"),
     ("goat", "svd_init"): goat,
+    ("peft", "loraplus"): lora_plus,
+    ("peft", "lorafa"): lora_fa,
+    ("riemannian", "preconditioner"): preconditioner,
+    ("moe_riemannian", "layer"): root_gate,
+    ("moe_riemannian", "optimizer"): mixture_optimizer,
     ("analysis", "forgetting"): forgetting,
     ("analysis", "subspace"): subspace,
 }

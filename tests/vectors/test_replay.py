@@ -10,7 +10,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).parent
-MINE = "lora,rslora,pissa,milora,molora,goat,subspace,forgetting,olora,corda,eva,lora_ga"
+MINE = (
+    "lora,rslora,pissa,milora,molora,goat,subspace,forgetting,olora,corda,eva,lora_ga,"
+    "loraplus,lorafa,preconditioner,moe_riemannian_layer,moe_riemannian_optimizer"
+)
 COUNT = len(MINE.split(","))
 
 

@@ -16,7 +16,8 @@ class Side(NamedTuple):
     """One factor's gradient in one module, and the factor that its product is made with."""
 
     grad: Float[Tensor, "rank features"]
-    partner: Float[Tensor, "rank others"]
+    partner: Float[Tensor, "partner_rank others"]
+    """Of the same rank, or of one expert's where experts share it."""
 
 
 @torch.no_grad()
@@ -32,12 +33,12 @@ def precondition(sides: Sequence[Side], experts: int, delta: float) -> int:
         by_size.setdefault(len(side.grad) // experts, []).append(side)
     for size, equal in by_size.items():
         eye = torch.eye(size, dtype=torch.float64, device=equal[0].grad.device)
-        blocks = [side.partner.detach().double().reshape(experts, size, -1) for side in equal]
-        grams = torch.stack([F @ F.mT for F in blocks]) + delta * eye
+        blocks = [side.partner.detach().double().unflatten(0, (-1, size)) for side in equal]
+        grams = torch.stack([(F @ F.mT).expand(experts, size, size) for F in blocks]) + delta * eye
         lower, info = torch.linalg.cholesky_ex(grams)
         lower = torch.where((info == 0)[..., None, None], lower, eye)
         for side, factor in zip(equal, lower):
-            G = side.grad.double().reshape(experts, size, -1)
+            G = side.grad.double().unflatten(0, (experts, size))
             side.grad.copy_(torch.cholesky_solve(G, factor).reshape_as(side.grad))
         failed += int(info.count_nonzero())
     return failed

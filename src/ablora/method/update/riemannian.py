@@ -38,6 +38,8 @@ class Riemannian:
     """
 
     revision: ClassVar[int] = 1
+    by_expert: ClassVar[bool] = True
+    """Every expert must be a pair of its own: heads on one A are refused (`method.crossings`)."""
     delta: float
     order: Literal["jacobi", "gauss_seidel"]
     lr_ratio: float = 1.0

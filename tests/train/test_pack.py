@@ -8,6 +8,10 @@ from ablora.data.encode import Encoded
 from presets import names
 
 PRESETS = names()
+SUMMED_OVER_TOKENS = {
+    "dora": "the gradient of a length is a sum of products over a row's tokens, whose order goes with the padded length"
+}
+"""Presets of one pair whose last digits differ in a pack, and why."""
 
 
 def same(a: Pack, i: int, b: Pack, j: int) -> bool:
@@ -19,14 +23,15 @@ def same(a: Pack, i: int, b: Pack, j: int) -> bool:
 def test_packed_equals_solo(preset):
     """One thread, at least 16 rows per run, equal rank, with dropout, over 20 steps: pairs bit for bit.
 
-    Mixtures: the same first loss, then 1e-5. Single entries of their gradients were seen to differ by one unit in the
-    last place from step 1 on (3 of 42 tensors), where in the routed branch is not known.
+    Others (`SUMMED_OVER_TOKENS`, mixtures): the same first loss, then 1e-5. Single entries of mixtures' gradients were
+    seen to differ by one unit in the last place from step 1 on (3 of 42 tensors), where in the routed branch is not
+    known.
     """
     wanted = spec(preset, dropout=0.1, seed=1)
     other = spec(preset, dropout=0.1, seed=2, lr=1e-3, batch_size=6)
     alone, together = pack(wanted), pack(other, wanted)
     a, b = alone.steps(20)[0], together.steps(20)[1]
-    if wanted.method.structure.experts == 1:
+    if wanted.method.structure.experts == 1 and preset not in SUMMED_OVER_TOKENS:
         assert a == b
         assert same(together, 1, alone, 0)
     else:

@@ -34,7 +34,6 @@ from presets import method
 from vectors.layer import Case, Layer, Tensors, adapt
 from vectors.optimizer_cases import lora_fa, lora_plus, mixture_optimizer, preconditioner
 from vectors.single_cases import adalora_allocator, adalora_forward, dora
-from vectors.single_cases import adalora_allocator, adalora_forward, dora
 from vectors.start_cases import corda, eva, lora_ga, olora
 from vectors.subspace_case import subspace
 
@@ -185,9 +184,6 @@ BUILDS: dict[tuple[str, str], Build] = {
     ("peft", "lora"): lambda case, inputs: pair_layer(case, inputs, "alpha_over_r"),
     ("peft", "rslora"): lambda case, inputs: pair_layer(case, inputs, "alpha_over_sqrt_r"),
     ("peft", "pissa"): pissa,
-    ("peft", "dora"): dora,
-    ("peft", "adalora_forward"): adalora_forward,
-    ("peft", "adalora_allocator"): adalora_allocator,
     ("peft", "dora"): dora,
     ("peft", "adalora_forward"): adalora_forward,
     ("peft", "adalora_allocator"): adalora_allocator,

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 HERE = Path(__file__).parent
 MINE = (
     "lora,rslora,pissa,milora,molora,goat,subspace,forgetting,olora,corda,eva,lora_ga,"
-    "loraplus,lorafa,preconditioner,moe_riemannian_layer,moe_riemannian_optimizer"
+    "loraplus,lorafa,preconditioner,moe_riemannian_layer,moe_riemannian_optimizer,"
+    "dora,adalora_allocator,adalora_forward"
 )
 COUNT = len(MINE.split(","))
 

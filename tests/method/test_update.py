@@ -1,0 +1,400 @@
+"""Updates: what their steps do to the product, and what they leave alone. o1 to r5 name the survey's invariants."""
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from ablora.method.attach import Adapted, Member, attach
+from ablora.method.structure._base import Factors
+from ablora.method.update._gram import Side, precondition
+from ablora.spec import AdapterSpec, BadInput, TrainSpec
+from ablora.spectra.library import Library
+from ablora.train.adamw_hf import AdamWHF
+from presets import method, names
+
+sys.path.append(str(Path(__file__).parents[1] / "train"))
+from packs import pack, spec
+
+from tiny import adapt, disturb, llama
+
+SGD = torch.optim.SGD
+LR = 1e-3
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def one_pair(rank: int = 4, out: int = 12, into: int = 9, seed: int = 0) -> tuple[Factors, Tensor]:
+    """A pair whose gradients are those of a full gradient G: G_A = s B^T G, G_B = s G A^T (factors rank first)."""
+    A, B, G, s = normal(rank, into, seed=seed), normal(rank, out, seed=seed + 1), normal(out, into, seed=seed + 2), 2.0
+    params = {"A": Parameter(A), "B": Parameter(B)}
+    params["A"].grad, params["B"].grad = s * B @ G, (s * G @ A.mT).mT.contiguous()
+    return Factors(params, {"scale": torch.full((rank,), s, dtype=torch.float64)}), G
+
+
+def product(pair: Factors) -> Tensor:
+    return (pair.params["B"] * pair.frozen["scale"][:, None]).mT.detach() @ pair.params["A"].detach()
+
+
+def take(update, pair: Factors, lr: float = LR, experts: int = 1, optimizer=SGD) -> dict[str, float]:
+    groups = update.groups({role: [p] for role, p in pair.params.items() if update.trains(role)}, lr)
+    return update.step(optimizer(groups, lr=lr), {"m": pair}, experts)
+
+
+def onto_rows(A: Tensor) -> Tensor:
+    return torch.linalg.pinv(A) @ A
+
+
+def riemannian(*overrides: str):
+    return method("riemannian_lora", *(f"update.{o}" for o in overrides)).update
+
+
+@pytest.mark.parametrize("preset", ["lora_plus", "goat"])
+def test_o1_lora_plus_gives_b_and_what_has_one_dimension_the_larger_rate(preset):
+    update = method("lora_plus").update
+    roles = adapt(llama(), method(preset)).roles(0) | {"magnitude": [Parameter(torch.zeros(5))]}
+    rates = {id(p): group["lr"] for group in update.groups(roles, LR) for p in group["params"]}
+    assert len(rates) == sum(map(len, roles.values()))
+    for role, parameters in roles.items():
+        expected = 16 * LR if role in ("B", "magnitude") else LR
+        assert all(rates[id(p)] == expected for p in parameters), role
+
+
+def test_o1_a_ratio_of_one_is_plain():
+    ratio_1, plain, ratio_16 = (
+        packed(*p).steps(4) for p in (("lora_plus", "update.ratio=1"), ("lora",), ("lora_plus",))
+    )
+    assert ratio_1 == plain != ratio_16
+
+
+def test_o2_lora_fa_moves_the_product_along_the_full_gradient_on_the_rows_of_a():
+    """s g~_B A = G P_rows(A), so a step of SGD moves s B A by lr times that."""
+    pair, G = one_pair()
+    before, A = product(pair), pair.params["A"].detach().clone()
+    take(method("lora_fa").update, pair)
+    torch.testing.assert_close(product(pair) - before, -LR * G @ onto_rows(A), rtol=1e-7, atol=1e-12)
+    assert torch.equal(pair.params["A"], A)
+    plain, _ = one_pair()
+    take(method("lora_fa", "update.project=false").update, plain)
+    torch.testing.assert_close(product(plain) - before, -LR * 4 * G @ A.mT @ A, rtol=1e-9, atol=1e-12)
+
+
+def test_o2_every_expert_is_projected_on_its_own_rows_by_its_own_scale():
+    pair, _ = one_pair(rank=4)
+    pair.frozen["scale"][:2] = 3.0  # gradients stay as given: s = 2 was in both
+    grad, A = pair.params["B"].grad.clone(), pair.params["A"].detach()
+    take(method("lora_fa").update, pair, experts=2)
+    for block, s in ((slice(0, 2), 3.0), (slice(2, 4), 2.0)):
+        expected = torch.linalg.solve(A[block] @ A[block].mT, grad[block]) / s**2
+        torch.testing.assert_close(pair.params["B"].grad[block], expected, rtol=1e-6, atol=1e-12)
+
+
+def test_g4_lora_fa_holds_a_bit_for_bit_and_counts_b_alone():
+    it = packed("lora_fa")
+    before = {k: v.clone() for k, v in it.adapted.constants(0).items() if k.endswith(".A")}
+    it.steps(3)
+    assert before
+    assert all(torch.equal(it.adapted.constants(0)[k], v) for k, v in before.items())
+    assert {k.rpartition(".")[2] for k in it.adapted.parameters(0)} == {"B"}
+    assert all(r.parameters == 8 * m.base.out_features for r, m in zip(it.adapted.records[0].values(),
+                                                                      it.adapted.modules.values()))  # fmt: skip
+
+
+def test_r2_without_damping_the_product_moves_by_the_projected_gradients():
+    pair, G = one_pair()
+    s, lr = 2.0, 1e-6
+    A, B = pair.params["A"].detach().clone(), pair.params["B"].detach().clone()
+    before = product(pair)
+    take(riemannian("delta=1e-12"), pair, lr)
+    expected = -lr * s**2 * (G @ onto_rows(A) + onto_rows(B) @ G)
+    # the second order of the step is lr^2
+    torch.testing.assert_close(product(pair) - before, expected, rtol=1e-5, atol=1e-10)
+
+
+def test_r2_the_move_does_not_depend_on_how_the_product_is_split():
+    one, _ = one_pair()
+    other, _ = one_pair()
+    Q = normal(4, 4, seed=9) + 3 * torch.eye(4, dtype=torch.float64)
+    with torch.no_grad():
+        other.params["A"].copy_(Q @ one.params["A"])
+        other.params["B"].copy_(torch.linalg.inv(Q).mT @ one.params["B"])
+    other.params["A"].grad = torch.linalg.inv(Q).mT @ one.params["A"].grad
+    other.params["B"].grad = Q @ one.params["B"].grad
+    before = product(one)
+    torch.testing.assert_close(product(other), before)
+    for pair in (one, other):
+        take(riemannian("delta=1e-12"), pair, 1e-4)
+    torch.testing.assert_close(product(other) - before, product(one) - before, rtol=1e-7, atol=1e-12)
+
+
+def test_r2_with_much_damping_gradients_are_divided_by_delta():
+    pair, _ = one_pair()
+    grads = {role: p.grad.clone() for role, p in pair.params.items()}
+    take(riemannian("delta=1e9"), pair)
+    for role, p in pair.params.items():
+        torch.testing.assert_close(p.grad * 1e9, grads[role], rtol=1e-6, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    experts=st.integers(1, 4), size=st.integers(1, 3), delta=st.sampled_from([1e-6, 1e-2, 1.0]), seed=st.integers(0, 99)
+)
+def test_experts_are_pairs_of_their_own(experts, size, delta, seed):
+    rank = experts * size
+    grad, partner = normal(rank, 5, seed=seed), normal(rank, 7, seed=seed + 1)
+    expected = torch.cat([
+        torch.linalg.solve(F @ F.mT + delta * torch.eye(size, dtype=F.dtype), g)
+        for F, g in zip(partner.chunk(experts), grad.chunk(experts))
+    ])  # fmt: skip
+    assert precondition([Side(grad, partner)], experts, delta) == 0
+    torch.testing.assert_close(grad, expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(("order", "sees_the_new_a"), [("jacobi", False), ("gauss_seidel", True)])
+def test_r4_whose_a_preconditions_b(order, sees_the_new_a):
+    pair, _ = one_pair()
+    old, grad = pair.params["A"].detach().clone(), pair.params["B"].grad.clone()
+    take(riemannian(f"order={order}", "delta=0.5"), pair, lr=0.1)
+    A = pair.params["A"].detach() if sees_the_new_a else old
+    expected = torch.linalg.solve(A @ A.mT + 0.5 * torch.eye(4, dtype=A.dtype), grad)
+    torch.testing.assert_close(pair.params["B"].grad, expected)
+    assert not torch.equal(pair.params["A"], old)
+
+
+def test_r5_nothing_but_a_and_b_is_preconditioned():
+    adapted = adapt(llama(), method("riemannian_molora"))
+    disturb(adapted)
+    given_ = {k: torch.full_like(p, 0.5) for k, p in adapted.parameters(0).items()}
+    for name, p in adapted.parameters(0).items():
+        p.grad = given_[name].clone()
+    update = method("riemannian_molora").update
+    constants = {k: t.clone() for k, t in adapted.constants(0).items()}
+    weights = {k: t.clone() for k, t in adapted.model.state_dict().items()}
+    update.step(SGD(update.groups(adapted.roles(0), LR), lr=LR), adapted.factors(0), 8)
+    for name, p in adapted.parameters(0).items():
+        assert torch.equal(p.grad, given_[name]) == name.endswith("router"), name
+    assert all(torch.equal(t, constants[k]) for k, t in adapted.constants(0).items())
+    for k, t in adapted.model.state_dict().items():
+        assert torch.equal(t, weights[k]) or ".stack." in k
+
+
+def test_what_cannot_be_factored_keeps_its_gradient_and_is_counted():
+    grad = normal(4, 5)
+    partner = normal(4, 6)
+    partner[2:] = math.nan
+    kept = grad[2:].clone()
+    assert precondition([Side(grad, partner)], 2, 1e-6) == 1
+    assert torch.equal(grad[2:], kept)
+    assert grad.isfinite().all()
+    pair, _ = one_pair()
+    with torch.no_grad():
+        pair.params["A"][0] = math.inf
+    assert take(riemannian(), pair) == {"preconditioner_fallbacks": 1.0}
+    _, _, reports = _one_update(packed("riemannian_lora"))
+    assert reports == {"preconditioner_fallbacks": 0.0}
+
+
+def _one_update(it):
+    for p in it.runs[0].parameters.values():
+        p.grad = torch.ones_like(p)
+    return it.runs[0].update()
+
+
+def test_float32_factors_are_solved_in_float64():
+    """A condition of 1e6: float32 would lose the small direction."""
+    partner = torch.diag(torch.tensor([1.0, 1e-3]))[:, :2] @ torch.tensor([[0.8, 0.6], [-0.6, 0.8]])
+    grad = torch.tensor([[0.3], [0.7]])
+    exact = torch.linalg.solve(partner.double() @ partner.double().mT + 1e-12 * torch.eye(2).double(), grad.double())
+    precondition([Side(grad, partner)], 1, 1e-12)
+    torch.testing.assert_close(grad.double(), exact, rtol=1e-6, atol=0.0)
+
+
+def packed(preset: str, *overrides: str, **train: Any):
+    return pack(spec(preset, *overrides, **train))
+
+
+class Mixture:
+    """One layer with a mixture in float64, started away from zero or with B at random."""
+
+    def __init__(self, preset: str, *overrides: str):
+        self.layer = nn.Sequential(nn.Linear(10, 14, bias=False, dtype=torch.float64))
+        with torch.no_grad():
+            self.layer[0].weight.copy_(normal(14, 10, seed=3))
+        self.method = method(preset, "structure.experts=4", *overrides)
+        member = Member(self.method, 8, AdapterSpec(compute_dtype="float64"), 0)
+        self.adapted: Adapted = attach(self.layer, [member], Library(None))
+        disturb(self.adapted, size=0.3)
+
+    def gradients(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        x = x.clone().requires_grad_()
+        y = self.layer(x)
+        (y * normal(*y.shape, seed=5)).sum().backward()
+        self.adapted.hand_out_gradients()
+        return y.detach(), {k: p.grad for k, p in self.adapted.parameters(0).items()} | {"x": x.grad}
+
+
+def surrogate(mixture: Mixture, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The published form, expert by expert: y = base + sum_i ([sqrt g] E_i + (g - [sqrt g]) [E_i]) - start."""
+    params, frozen = mixture.adapted.factors(0)["0"]
+    p = {role: t.detach().clone().requires_grad_() for role, t in params.items()}
+    x = x.clone().requires_grad_()
+    base, s, num = mixture.adapted.modules["0"].base, frozen["scale"][0], mixture.method.structure.experts
+    top, index = (x @ p["router"].mT).softmax(-1).topk(mixture.method.structure.top_k, dim=-1)
+    g = torch.zeros(*x.shape[:-1], num, dtype=x.dtype).scatter(-1, index, top / top.sum(-1, keepdim=True))
+    y = base(x)
+    for i, (A, B) in enumerate(zip(p["A"].chunk(num), p["B"].chunk(num))):
+        E, gate = s * (x @ A.mT) @ B, g[..., i, None]
+        root = gate.detach().sqrt()
+        y = y + root * E + (gate - root) * E.detach()
+    if "A0" in frozen:
+        y = y - s / num * (x @ frozen["A0"].mT) @ frozen["B0"]
+    (y * normal(*y.shape, seed=5)).sum().backward()
+    return y.detach(), {f"0.{role}": t.grad for role, t in p.items()} | {"x": x.grad}
+
+
+@pytest.mark.parametrize("preset", ["moe_riemannian", "goat"])
+@pytest.mark.parametrize("top_k", [1, 2, 4])
+def test_r1_the_root_changes_gradients_of_experts_alone(preset, top_k):
+    more = [f"structure.top_k={top_k}", "structure.balance.coefficient=0"]
+    x = normal(1, 6, 10, seed=1)
+    root, plain = (Mixture(preset, *more, f"structure.router_gradient={kind}") for kind in ("sqrt", "plain"))
+    (y, grads), (y_plain, grads_plain) = root.gradients(x), plain.gradients(x)
+    y_expected, expected = surrogate(root, x)
+    torch.testing.assert_close(y, y_plain, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(y, y_expected, rtol=1e-12, atol=1e-12)
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, expected[name], rtol=1e-10, atol=1e-11, msg=name)
+        same = torch.allclose(grad, grads_plain[name], rtol=1e-9, atol=1e-11)
+        assert same == (top_k == 1 or name.endswith("router")), name
+
+
+@pytest.mark.parametrize(("preset", "power"), [("riemannian_molora", 2.0), ("moe_riemannian", 1.5)])
+def test_r3_how_a_gate_enters_the_move_of_one_token(preset, power):
+    """The value of expert i's output moves by g^2 (plain) or g^1.5 (root) of what it would at a gate of 1."""
+    x, moved = normal(1, 1, 10, seed=2), {}
+    for k in (1, 2):
+        mixture = Mixture(preset, f"structure.top_k={k}", "update.delta=1e-12")
+        params, frozen = mixture.adapted.factors(0)["0"]
+        mixture.gradients(x)
+        p = (x[0, 0] @ params["router"].detach().mT).softmax(-1)
+        first = int(p.argmax())
+        rows = slice(2 * first, 2 * first + 2)
+        g = (p[first] / p.topk(k).values.sum()).item()
+        before = product(Factors({r: params[r][rows] for r in "AB"}, {"scale": frozen["scale"][rows]}))
+        update, roles = mixture.method.update, mixture.adapted.roles(0)
+        update.step(SGD(update.groups(roles, 1e-7), lr=1e-7), mixture.adapted.factors(0), 4)
+        after = product(Factors({r: params[r][rows] for r in "AB"}, {"scale": frozen["scale"][rows]}))
+        moved[k] = g, g * (after - before) @ x[0, 0]
+    (one, alone), (g, gated) = moved[1], moved[2]
+    assert one == pytest.approx(1.0)
+    torch.testing.assert_close(gated, g**power * alone, rtol=1e-4, atol=1e-14)
+
+
+def test_at_even_gates_the_control_is_the_root_by_sgd():
+    """A router of zeros: every gate is 1/k, sqrt(g) is sqrt(k) g, and the control's rate makes up for it."""
+    x, after = normal(1, 6, 10, seed=1), {}
+    for preset in ("moe_riemannian_sgd", "moe_riemannian_control", "riemannian_molora_sgd"):
+        mixture = Mixture(preset)
+        mixture.adapted.write(0, {"0.router": torch.zeros(4, 10, dtype=torch.float64)})
+        mixture.gradients(x)
+        update = mixture.method.update
+        update.step(SGD(update.groups(mixture.adapted.roles(0), 1e-2), lr=1e-2), mixture.adapted.factors(0), 4)
+        after[preset] = mixture.adapted.parameters(0)
+    for role in ("0.A", "0.B", "0.router"):
+        root, control, plain = (p[role].detach() for p in after.values())
+        torch.testing.assert_close(control, root, rtol=1e-10, atol=1e-12)
+        assert torch.allclose(plain, root, rtol=1e-9, atol=1e-12) == (role == "0.router")
+
+
+def test_a_router_has_a_rate_of_its_own():
+    groups = method("riemannian_molora").update.groups(adapt(llama(), method("riemannian_molora")).roles(0), LR)
+    assert {group["lr"] for group in groups} == {LR, 0.003 * LR}
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides"),
+    [("lora_plus", ("init=svd_principal", "scaling=constant")), ("goat", ("update=riemannian", "update.delta=1e-2"))],
+    ids=["pissa_with_lora_plus", "riemannian_on_goat"],
+)
+def test_crossings_learn(preset, overrides):
+    it = packed(preset, *overrides)
+    before = {k: p.detach().clone() for k, p in it.adapted.parameters(0).items()}
+    losses = it.steps(12)[0]
+    assert sum(losses[-3:]) < sum(losses[:3])
+    assert all(not torch.equal(p, before[k]) for k, p in it.adapted.parameters(0).items())
+
+
+@pytest.mark.parametrize("preset", ["riemannian_molora", "moe_riemannian", "lora_fa"])
+def test_packed_equals_solo_beside_another_rank(preset):
+    """The runs' own views are preconditioned at their true rank; mixtures round otherwise (docs/design.md)."""
+    mine, other = spec(preset), spec(preset, rank=16, seed=1)
+    alone, together = pack(mine), pack(mine, other)
+    one, two = alone.steps(6)[0], together.steps(6)[0]
+    assert one == pytest.approx(two, rel=1e-5)
+
+
+def test_a_resumed_run_has_the_same_bits():
+    train = {"optimizer": "adamw_hf", "correct_bias": False, "weight_decay": 0.1}
+    through, first, second = (packed("riemannian_lora", "update.order=gauss_seidel", **train) for _ in range(3))
+    through.steps(5)
+    first.steps(3)
+    second.runs[0].load({k: v.clone() for k, v in first.runs[0].state().items()}, first.runs[0].counters())
+    second.steps(2)
+    for name, p in through.adapted.parameters(0).items():
+        assert torch.equal(p, second.adapted.parameters(0)[name]), name
+
+
+@pytest.mark.parametrize("correct_bias", [True, False])
+def test_the_former_adamw_is_its_formula(correct_bias):
+    p, m, v = Parameter(normal(3, 4)), torch.zeros(3, 4, dtype=torch.float64), torch.zeros(3, 4, dtype=torch.float64)
+    expected, lr, eps, decay = p.detach().clone(), 1e-2, 1e-3, 0.1
+    optimizer = AdamWHF([{"params": [p]}], lr, (0.9, 0.99), eps, decay, correct_bias)
+    for t in range(1, 5):
+        g = normal(3, 4, seed=t)
+        p.grad = g.clone()
+        optimizer.step()
+        m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
+        c = math.sqrt(1 - 0.99**t) / (1 - 0.9**t) if correct_bias else 1.0
+        expected = (expected - lr * c * m / (v.sqrt() + eps)) * (1 - lr * decay)
+        torch.testing.assert_close(p.detach(), expected, rtol=1e-12, atol=1e-14)
+    assert optimizer.param_groups[0]["lr"] == lr
+
+
+@pytest.mark.parametrize(
+    ("preset", "override", "legal"),
+    [
+        ("lora_plus", "update.ratio=0", "lr of B over lr of A"),
+        ("lora_plus", "update.embedding_lr=-1", "a positive number"),
+        ("riemannian_lora", "update.delta=0", "1e-6 in the papers"),
+        ("riemannian_lora", "update.lr_ratio=0", "a positive number"),
+        ("riemannian_lora", "update.order=both", "jacobi"),
+        ("goat", "structure.router_gradient=root", "sqrt"),
+    ],
+)
+def test_what_is_not_legal_is_refused(preset, override, legal):
+    with pytest.raises(BadInput, match=legal):
+        method(preset, override)
+
+
+def test_only_the_former_adamw_can_leave_its_bias():
+    with pytest.raises(BadInput, match="adamw_hf"):
+        TrainSpec(lr=1e-3, max_steps=1, batch_size=1, correct_bias=False)
+
+
+def test_a_preset_whose_rule_is_sgd_says_so_to_the_optimizer():
+    from ablora.config.question import ask
+
+    sgd = [name for name in names() if name.endswith("_sgd") or name == "moe_riemannian_control"]
+    cells = ask([f"method={','.join(['lora', *sgd])}"], multirun=True).cells
+    assert [cell.tree["train"]["optimizer"] for cell in cells] == ["adamw", *["sgd"] * len(sgd)]
+    (cell,) = ask([f"method={sgd[0]}", "train.optimizer=adamw"], multirun=False).cells
+    assert cell.tree["train"]["optimizer"] == "adamw"

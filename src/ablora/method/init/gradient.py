@@ -11,6 +11,9 @@ from ablora.method.init._base import Site, Start, Triplets
 from ablora.spec import check
 from ablora.spectra.statistics import Calibration, Gradients
 
+Size = Float[Tensor, "_ 1"]
+"""A factor of each direction's vector, or one of all."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gradient:
@@ -69,26 +72,33 @@ class Gradient:
         a, b = self._paper(site) if self.form == "paper" else self._peft(site, triplets.sigma[for_b])
         return Start(A=a * triplets.v[for_a], B=b * triplets.u[for_b])
 
-    def _paper(self, site: Site) -> tuple[float, float]:
+    def _paper(self, site: Site) -> tuple[Size, Size]:
+        s = _scale(site)
         c = {
             "stable": lambda: self._stable(site),
-            "unit": lambda: 1.0,
-            "gd": lambda: 1 / site.scale,
-            "weight": lambda: (_sigma(site)[: site.rank] / site.scale).sqrt().mean().item(),
+            "unit": lambda: torch.ones_like(s),
+            "gd": lambda: 1 / s,
+            "weight": lambda: (_sigma(site)[: site.rank] / s).sqrt().mean(1, keepdim=True),
         }[self.size]()
         return c, c
 
-    def _peft(self, site: Site, sigma: Float[Tensor, " rank"]) -> tuple[float, Float[Tensor, "rank 1"]]:
+    def _peft(self, site: Site, sigma: Float[Tensor, " rank"]) -> tuple[Size, Size]:
+        s = _scale(site)
+        one = torch.ones_like(s)
         a, b = {
-            "stable": lambda: (1.0, self._stable(site)),
-            "unit": lambda: (1.0, 1.0),
-            "gd": lambda: (1 / site.scale, 1 / site.scale),
-            "weight": lambda: (1.0, (_sigma(site)[0] / sigma[0]).item()),
+            "stable": lambda: (one, self._stable(site)),
+            "unit": lambda: (one, one),
+            "gd": lambda: (1 / s, 1 / s),
+            "weight": lambda: (one, _sigma(site)[:1, None] / sigma[0]),
         }[self.size]()
         return a, b * sigma[:, None]
 
-    def _stable(self, site: Site) -> float:
-        return site.weight.shape[0] ** 0.25 / self.gamma**0.5
+    def _stable(self, site: Site) -> Size:
+        return torch.full((1, 1), site.weight.shape[0] ** 0.25 / self.gamma**0.5, dtype=torch.float64)
+
+
+def _scale(site: Site) -> Size:
+    return torch.as_tensor(site.scale, dtype=torch.float64).reshape(-1, 1)
 
 
 def _sigma(site: Site) -> Float[Tensor, " h"]:

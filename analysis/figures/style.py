@@ -39,7 +39,10 @@ KNOWN = {
     "lora": Look(BLUE, "o"), "rslora": Look(SKY, "s"), "pissa": Look(VERMILION, "^"), "milora": Look(GREEN, "D"),
     "random_svd": Look(GREY, "X"), "molora_topk": Look(ORANGE, "P"), "goat": Look(PURPLE, "*"),
     "dora": Look(INDIGO, "v"), "adalora": Look(WINE, "<"), "lora_ga": Look(OLIVE, ">"), "full": Look(BLACK, "h"),
-    "alora": Look(WINE, "p"), "lora_plus": Look(TEAL, "o"), "lora_fa": Look(ROSE, "d"), "riemannian": Look(INDIGO, "s"),
+    "alora": Look(WINE, "p"), "lora_plus": Look(TEAL, "o"), "lora_fa": Look(ROSE, "d"), "riemannian_lora": Look(INDIGO, "s"),
+    "riemannian_lora_sgd": Look(INDIGO, "D"), "riemannian_molora": Look(SKY, "P"), "riemannian_molora_sgd": Look(SKY, "X"),
+    "moe_riemannian": Look(VERMILION, "P"), "moe_riemannian_sgd": Look(VERMILION, "X"),
+    "moe_riemannian_control": Look(GREY, "P"),
     "olora": Look(SAND, "s"), "eva": Look(TEAL, "^"), "corda_ipm": Look(ROSE, "^"), "corda_kpm": Look(ROSE, "v"),
     "orthogonal": Look(INDIGO, "X"), "adamole": Look(ORANGE, "X"),
     "hydralora": Look(SAND, "P"), "middle_svd": Look(OLIVE, "X"),
@@ -49,7 +52,8 @@ _SAME_AS = {
     "zero_b": "lora", "svd_principal": "pissa", "svd_minor": "milora", "svd_random": "random_svd",
     "svd_middle": "middle_svd", "svd_segments": "goat", "gradient": "lora_ga", "qr": "olora", "activation": "eva",
     "context": "corda_ipm", "orthogonal": "orthogonal", "alpha_over_r": "lora", "alpha_over_sqrt_r": "rslora",
-    "riemannian": "riemannian",
+    "riemannian": "riemannian_lora",
+    "lora_plus": "lora_plus", "freeze_a": "lora_fa",
 }  # fmt: skip
 """An axis value that one named method is known for wears that method's colour."""
 

@@ -20,6 +20,12 @@ def _is_axis(override: str) -> bool:
     return override.partition("=")[0] in ("init", "scaling", "structure", "update")
 
 
+def fitting(chosen: LowRank | None, least: int = 8) -> int:
+    """The smallest rank of at least `least` that the method's experts divide."""
+    experts = 1 if chosen is None else chosen.structure.experts
+    return -(-least // experts) * experts
+
+
 def names() -> list[str]:
     """Every preset there is: a new one is under test the moment its YAML exists."""
     return sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))

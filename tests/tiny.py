@@ -16,6 +16,7 @@ from ablora.spec import AdapterSpec
 from ablora.spectra.library import Library
 from ablora.spectra.statistics import Collected
 from ablora.train.calibration import choose, collect
+from presets import fitting
 
 SIZES = {
     "vocab_size": 97,
@@ -87,9 +88,12 @@ def calibrated(
     return collect(model, find_targets(model, adapter.targets), method.init.statistic(), chosen)
 
 
-def adapt(model: PreTrainedModel, *methods: LowRank, rank: int = 8, seed: int = 0, **adapter: object) -> Adapted:
+def adapt(
+    model: PreTrainedModel, *methods: LowRank, rank: int | None = None, seed: int = 0, **adapter: object
+) -> Adapted:
+    """Of rank 8 by default, or the next that the experts divide."""
     spec = AdapterSpec(**adapter)  # type: ignore[arg-type]
-    members = [Member(m, rank, spec, seed, calibrated(model, m, spec, made_up(0))) for m in methods]
+    members = [Member(m, rank or fitting(m), spec, seed, calibrated(model, m, spec, made_up(0))) for m in methods]
     return attach(model, members, Library(None))
 
 

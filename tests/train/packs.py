@@ -14,21 +14,25 @@ from ablora.spectra.library import Library
 from ablora.train.data import TrainData
 from ablora.train.loop import train_step
 from ablora.train.member import Diverged, RunState
-from presets import method
+from presets import fitting, method
 from tiny import calibrated, llama, made_up
 
 TRAIN = TrainSpec(lr=3e-3, max_steps=100, batch_size=4)
 
 
-def spec(preset: str, *overrides: str, rank: int = 8, seed: int = 0, dropout: float = 0.0, **train: Any) -> RunSpec:
+def spec(
+    preset: str, *overrides: str, rank: int | None = None, seed: int = 0, dropout: float = 0.0, **train: Any
+) -> RunSpec:
+    """Of rank 8 by default, or the next that the experts divide."""
+    chosen = method(preset, *overrides)
     return RunSpec(
-        method=method(preset, *overrides),
+        method=chosen,
         model=None,
         dataset=None,
         train=replace(TRAIN, **train),
         eval=EvalSpec(tasks={}),
         adapter=AdapterSpec(dropout=dropout),
-        rank=rank,
+        rank=rank or fitting(chosen),
         seed=seed,
     )
 

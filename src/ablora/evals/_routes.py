@@ -21,8 +21,10 @@ class Labels(NamedTuple):
 class Routes:
     """One module's sums, in float64 on the tokens' device."""
 
-    def __init__(self, experts: int, bins: int):
-        self.tokens = 0
+    def __init__(self, routable: Float64[Tensor, " experts"], bins: int):
+        """`routable` is 0 for an expert that gets every token without the router's doing."""
+        experts = len(routable)
+        self.tokens, self.routable = 0, routable.cpu()
         self.probability, self.gate = _zeros(experts), _zeros(experts)
         self.together = _zeros(experts, experts)
         self.entropy, self.margin = _zeros(), _zeros()
@@ -53,6 +55,11 @@ class Routes:
     def load(self) -> Float64[Tensor, " experts"]:
         """The share of tokens that each expert got; sums to k."""
         return self.mean(self.together.diagonal())
+
+    def balance(self) -> Float64[Tensor, ""]:
+        """(E/k) sum_i load_i P_i over the experts that are routed to: 1 when balanced."""
+        load = self.load() * self.routable
+        return self.routable.sum() / load.sum() * (load * self.mean(self.probability)).sum()
 
 
 def _zeros(*shape: int) -> Tensor:

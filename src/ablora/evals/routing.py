@@ -25,7 +25,8 @@ class Routing:
     Per module over its T real tokens, with router probabilities p (T, E), gate weights w (rows sum to 1) and c = 1 for
     the experts of a token (k of them): load = mean c (sums to k), mean_gate = mean w, mean_probability P = mean p,
     balance = (E/k) sum_i load_i P_i (1 when balanced), entropy = mean H(p), top1_margin = mean p_(1) - p_(2),
-    coactivation = mean c c^T (its diagonal is the load).
+    coactivation = mean c c^T (its diagonal is the load). Where routing lets k vary, it is the mean number of experts. A
+    shared expert has load and gate 1 (so both sum to 1 more) and probability 0, and is not in the balance.
     Specialisation is the mutual information, in nats, of a token's class and the expert in the joint distribution
     (1/(k T)) sum_t c_ti: every expert of a token counts 1/k. `information_answer_nats`: prompt or answer token (the
     end-of-text token is the answer's); `information_frequency_nats`: frequency bin floor(log2 rank), rank 1 the
@@ -95,7 +96,8 @@ def _add(adapted: Adapted, member: int, routes: dict[str, Routes], labels: Label
     for name, stats in adapted.stats(member).items():
         # without padding behind the run's tokens, and without the experts that only its pack-mates have
         p, w, c = (stats[key][:tokens, :experts].double() for key in ("probabilities", "weights", "chosen"))
-        routes.setdefault(name, Routes(experts, labels.bins)).add(p, w, c, labels)
+        routable = stats["routable"][0, :experts].double()
+        routes.setdefault(name, Routes(routable, labels.bins)).add(p, w, c, labels)
 
 
 def _outcome(routes: Mapping[str, Routes]) -> Outcome:
@@ -114,14 +116,12 @@ def _outcome(routes: Mapping[str, Routes]) -> Outcome:
 
 
 def _record(found: Routes) -> dict[str, Any]:
-    load, probability = found.load(), found.mean(found.probability)
-    balance = len(load) / load.sum() * (load * probability).sum()
     return {
         "tokens": found.tokens,
-        "load": load.tolist(),
+        "load": found.load().tolist(),
         "mean_gate": found.mean(found.gate).tolist(),
-        "mean_probability": probability.tolist(),
-        "balance": balance.item(),
+        "mean_probability": found.mean(found.probability).tolist(),
+        "balance": found.balance().item(),
         "entropy_nats": found.mean(found.entropy).item(),
         "top1_margin": found.mean(found.margin).item(),
         "coactivation": found.mean(found.together).tolist(),

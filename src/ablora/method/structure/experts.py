@@ -139,9 +139,11 @@ class Experts:
         out = y + act(params, frozen, context.dropped, gate)
         stats = routing_stats(routed, frozen, context.real)
         if context.per_token:
-            stats = {**stats, "probabilities": p, "weights": weights, "chosen": routed.chosen}
+            judged = {"probabilities": p, "chosen": routed.chosen, "routable": frozen["present"].expand(1, -1)}
             if self.shared_expert:  # every token's, and nothing that the router judges
-                stats |= {"probabilities": in_front(0.0, p), "chosen": in_front(1.0, routed.chosen)}
+                fill = {"probabilities": 0.0, "chosen": 1.0, "routable": 0.0}
+                judged = {key: in_front(fill[key], value) for key, value in judged.items()}
+            stats = {**stats, **judged, "weights": weights}
         return out, stats
 
     def penalty(self, stats: Stats, modules: int) -> Float[Tensor, ""] | None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -171,7 +172,9 @@ def test_ctrl_c_in_a_terminal_ends_with_130_and_touches_nothing(roots):
     parent, child = pty.openpty()
     command = [sys.executable, "-m", "ablora.cli", "watch", "s"]
     environment = {**os.environ, "TERM": "xterm", "PYTHONDONTWRITEBYTECODE": "1"}
-    process = subprocess.Popen(command, stdin=child, stdout=child, stderr=child, env=environment)
+    # A test run in the background has SIGINT ignored, and its children inherit that.
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdin=child, stdout=child, stderr=child, env=environment, preexec_fn=heeding)
     os.close(child)
     said = b""
     while b"the runs go on" not in said:

@@ -68,7 +68,7 @@ class Schedule:
 def observe(value: Tensor, grad: Tensor, state: dict[str, Tensor], name: str, betas: tuple[float, float]) -> None:
     """Smooth one tensor's sensitivity I = |w dL/dw| and its fluctuation, both zero at first.
 
-    I' <- beta1 I' + (1 - beta1) I,   U' <- beta2 U' + (1 - beta2) |I - I'|  with the new I'  (equations 9 and 10).
+    I' <- beta1 I' + (1 - beta1) I,   U' <- beta2 U' + (1 - beta2) |I - I'|  with the new I'  (section 3.2).
     """
     now = (value * grad).abs()
     mean = state.get(f"{name}.sensitivity", torch.zeros_like(now))

@@ -18,8 +18,11 @@ class Orthogonality:
     """How strongly the rows of A and the columns of B are drawn to an orthonormal set.
 
     convention    what is added to the loss, with a = |A A^T - I|_F, b = |B^T B - I|_F of each of M modules
-    squared_sum   c sum_modules (a^2 + b^2)            the paper's equation 4
+    squared_sum   c sum_modules (a^2 + b^2)            the paper's section 3.1
     norm_mean     c sum_modules (a + b) / (2 M)        both programs; c = 0.1 in the original, 0.5 in PEFT
+
+    At c = 0.1, rank 4, 14 modules of width 32 and 25 steps at rate 3e-3 the loss fell by 0.02 with the first and by
+    0.14 with the second; at 3e-2 by 1.8 and 2.4: tune rates for each.
     """
 
     coefficient: float
@@ -110,7 +113,10 @@ class Adalora:
     ) -> tuple[Float[Tensor, "tokens out"], Stats]:
         dtype = context.dropped.dtype
         A, B = params["A"], params["B"]
-        hidden = (context.dropped @ A.to(dtype).mT) * strength(params, frozen).to(dtype)
+        weighed = (
+            strength(params, frozen)[:, None] * A
+        )  # not the hidden vector: a sum over tokens is not packed bit for bit
+        hidden = context.dropped @ weighed.to(dtype).mT
         stats = {
             "orthogonality_A": distance(A @ A.mT, frozen["present"]),
             "orthogonality_B": distance(B @ B.mT, frozen["present"]),

@@ -37,3 +37,13 @@ def adapt(inputs: Tensors, chosen: LowRank, rank: int, seen: Collected | None = 
     dtype = "float64" if inputs["W"].dtype == torch.float64 else "float32"
     adapter = AdapterSpec(targets="linear", compute_dtype=dtype)
     return layer, attach(layer, [Member(chosen, rank, adapter, 0, seen)], Library(None))
+
+
+def backward(layer: Layer, adapted: Adapted, inputs: Tensors) -> dict[str, Tensor]:
+    """Output and gradients of sum(y * C)."""
+    x = inputs["x"].clone().requires_grad_()
+    y = layer(x)
+    (y * inputs["C"]).sum().backward()
+    adapted.hand_out_gradients()
+    named = {"grad_x": x, **{f"grad_{name.rpartition('.')[2]}": p for name, p in adapted.parameters(0).items()}}
+    return {"y": y, **{name: tensor.grad for name, tensor in named.items() if tensor.grad is not None}}

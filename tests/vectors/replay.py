@@ -31,21 +31,12 @@ from ablora.method.export import merged_weights
 from ablora.method.factors import expert_products, residual_weight
 from ablora.models.rows import lay_out
 from presets import method
-from vectors.layer import Case, Layer, Tensors, adapt
+from vectors.layer import Case, Layer, Tensors, adapt, backward
+from vectors.mixture_cases import adamole, hydralora
 from vectors.optimizer_cases import lora_fa, lora_plus, mixture_optimizer, preconditioner
 from vectors.single_cases import adalora_allocator, adalora_forward, dora
 from vectors.start_cases import corda, eva, lora_ga, olora
 from vectors.subspace_case import subspace
-
-
-def backward(layer: Layer, adapted: Adapted, inputs: Tensors) -> dict[str, Tensor]:
-    """Output and gradients of sum(y * C)."""
-    x = inputs["x"].clone().requires_grad_()
-    y = layer(x)
-    (y * inputs["C"]).sum().backward()
-    adapted.hand_out_gradients()
-    grads = {f"grad_{name.rpartition('.')[2]}": p.grad for name, p in adapted.parameters(0).items()}
-    return {"y": y, "grad_x": x.grad, **grads}
 
 
 def pair_layer(case: Case, inputs: Tensors, scaling: str) -> dict[str, Tensor]:
@@ -194,6 +185,8 @@ BUILDS: dict[tuple[str, str], Build] = {
     ("milora", "svd_init"): milora,
     ("molora", "topk"): lambda case, inputs: mixture(case, inputs, "molora_topk"),
     ("goat", "svd_init"): goat,
+    ("adamole", "layer"): adamole,
+    ("hydralora", "layer"): hydralora,
     ("peft", "loraplus"): lora_plus,
     ("peft", "lorafa"): lora_fa,
     ("riemannian", "preconditioner"): preconditioner,

@@ -58,10 +58,11 @@ def riemannian(*overrides: str):
     return method("riemannian_lora", *(f"update.{o}" for o in overrides)).update
 
 
-@pytest.mark.parametrize("preset", ["lora_plus", "goat"])
+@pytest.mark.parametrize("preset", ["lora_plus", "goat", "dora"])
 def test_o1_lora_plus_gives_b_and_what_has_one_dimension_the_larger_rate(preset):
     update = method("lora_plus").update
-    roles = adapt(llama(), method(preset)).roles(0) | {"magnitude": [Parameter(torch.zeros(5))]}
+    roles = adapt(llama(), method(preset)).roles(0)
+    assert preset != "dora" or "magnitude" in roles
     rates = {id(p): group["lr"] for group in update.groups(roles, LR) for p in group["params"]}
     assert len(rates) == sum(map(len, roles.values()))
     for role, parameters in roles.items():
@@ -331,6 +332,18 @@ def test_crossings_learn(preset, overrides):
     losses = it.steps(12)[0]
     assert sum(losses[-3:]) < sum(losses[:3])
     assert all(not torch.equal(p, before[k]) for k, p in it.adapted.parameters(0).items())
+
+
+def test_heads_on_one_a_are_projected_on_it_and_cannot_be_pairs_of_their_own():
+    pair, _ = one_pair(rank=4)
+    grad, A = pair.params["B"].grad.clone(), pair.params["A"].detach()[:2]
+    update = method("hydralora", "update=freeze_a").update
+    shared = Factors({"A": A, "B": pair.params["B"]}, pair.frozen)
+    update.step(SGD([pair.params["B"]], lr=LR), {"m": shared}, 2)
+    expected = torch.linalg.solve((A @ A.mT).expand(2, 2, 2), grad.unflatten(0, (2, 2))).flatten(0, 1) / 4
+    torch.testing.assert_close(pair.params["B"].grad, expected, rtol=1e-6, atol=1e-12)
+    with pytest.raises(BadInput, match="shared_a"):
+        method("hydralora", "update=riemannian")
 
 
 @pytest.mark.parametrize("preset", ["riemannian_molora", "moe_riemannian", "lora_fa"])

@@ -50,7 +50,8 @@ class AdapterSpec:
     """Where the factors go and how they compute: the same for every method that is compared."""
 
     targets: str | tuple[str, ...] = "all-linear"
-    """`all-linear` (every linear layer but the output head), or the last parts of module names: q_proj, v_proj, ..."""
+    """`all-linear` (every linear layer but the output head), or the last parts of module names: q_proj, v_proj, ..., or
+    `re:` and a regular expression for a whole name."""
     dropout: float = 0.0
     """Probability of dropping an input feature of the adapter branch, in [0, 1)."""
     compute_dtype: Literal["float32", "bfloat16", "float64"] = "float32"
@@ -58,7 +59,7 @@ class AdapterSpec:
 
     def __post_init__(self) -> None:
         check(0.0 <= self.dropout < 1.0, "dropout", self.dropout, "a probability in [0, 1)")
-        check(bool(self.targets), "targets", self.targets, "all-linear, or a list such as [q_proj,v_proj]")
+        check(bool(self.targets), "targets", self.targets, "all-linear, a list such as [q_proj,v_proj], or re:PATTERN")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ablora.method.init._base import DataDriven, Init, Site, Start, Triplets
+from ablora.method.layer import Layer, out_in, weight_of
 from ablora.method.lowrank import LowRank
 from ablora.method.packed_linear import Group, PackedLinear, PackState
 from ablora.method.scaling._base import PerExpert
@@ -189,7 +190,7 @@ def attach(model: nn.Module, members: Sequence[Member], library: Library) -> Ada
 
 
 def _pack_module(
-    name: str, linear: nn.Linear, members: Sequence[Member], state: PackState, library: Library
+    name: str, linear: Layer, members: Sequence[Member], state: PackState, library: Library
 ) -> tuple[PackedLinear, list[ModuleRecord | None]]:
     built = [None if m.method is None else _build(name, linear, m, m.method, library) for m in members]
     groups = []
@@ -217,31 +218,31 @@ def _group_key(member: Member, built: _Built | None) -> object:
     return member.method.structure.group(), "A0" in built.frozen, built.held
 
 
-def _build(name: str, linear: nn.Linear, member: Member, method: LowRank, library: Library) -> _Built:
+def _build(name: str, linear: Layer, member: Member, method: LowRank, library: Library) -> _Built:
     """One member's tensors in one module, in the factors' own dtype on the weight's device."""
-    shape = Shape(linear.out_features, linear.in_features, member.rank)
+    weight, shape = weight_of(linear), Shape(*out_in(linear), member.rank)
     require_rank(name, shape, method)
     experts = method.structure.experts
     s = method.scaling(shape.out_features, shape.in_features, member.rank // experts)
     rng = generator("init", member.seed, name)
     sums = None if member.statistics is None else member.statistics.of(name)
     rows = inward_rank(method.structure, member.rank)
-    site = Site(linear.weight, rows, experts if rows == member.rank else 1, s, rng, sums)
+    site = Site(weight, rows, experts if rows == member.rank else 1, s, rng, sums)
     start, scales = _start(site, method, library)
     dtype = torch.float64 if member.adapter.compute_dtype == "float64" else torch.float32
     zero = torch.zeros(member.rank, shape.out_features)
     A, B = start.A, zero if start.B is None else start.B.repeat(member.rank // rows, 1)
-    own = {"A": A, "B": B, **method.structure.extra(shape, rng, linear.weight)}
+    own = {"A": A, "B": B, **method.structure.extra(shape, rng, weight)}
     held = frozenset(role for role in own if not method.update.trains(role))
     params = {role: tensor for role, tensor in own.items() if role not in held}
     frozen = {
         "scale": torch.tensor(scales, dtype=torch.float64).repeat_interleave(member.rank // len(scales)),
         **with_start(start),
-        **method.structure.constants(shape, linear.weight),
+        **method.structure.constants(shape, weight),
         **{role: own[role] for role in held},
     }
     count = sum(tensor.numel() for tensor in params.values())
-    place = {"device": linear.weight.device, "dtype": dtype}
+    place = {"device": weight.device, "dtype": dtype}
     return _Built(
         {key: tensor.to(**place).contiguous() for key, tensor in params.items()},
         {key: tensor.to(**place).contiguous() for key, tensor in frozen.items()},

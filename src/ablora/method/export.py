@@ -14,8 +14,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from ablora.method.attach import Adapted
+from ablora.method.layer import turned, weight_of
 from ablora.method.structure._base import Unmergeable
 from ablora.store.atomic import Corrupted, replace, write_json
 
@@ -87,6 +89,7 @@ def _peft_config(adapted: Adapted, rank: int, dora: bool) -> dict[str, Any]:
         "lora_alpha": rank,
         "lora_dropout": 0.0,
         "bias": "none",
+        "fan_in_fan_out": any(isinstance(layer.base, Conv1D) for layer in adapted.modules.values()),
         "target_modules": sorted(adapted.modules),
         "inference_mode": True,
     }
@@ -99,14 +102,14 @@ def module_tensors(adapted: Adapted, member: int, module: str) -> tuple[dict[str
 
 
 def merged_weights(adapted: Adapted, member: int) -> dict[str, Tensor]:
-    """The weight of every adapted module with the update in it; Unmergeable for token-routed structures."""
+    """Every adapted module's weight with the update in it, as it is stored; Unmergeable for token-routed structures."""
     method = adapted.members[member].method
     assert method is not None
     out = {}
     for name, layer in adapted.modules.items():
         params, frozen = module_tensors(adapted, member, name)
         dtype = next(iter(params.values())).dtype
-        out[name] = method.structure.merge(layer.base.weight.to(dtype), params, frozen)
+        out[name] = turned(layer.base, method.structure.merge(weight_of(layer.base).to(dtype), params, frozen))
     return out
 
 

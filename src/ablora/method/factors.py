@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ablora.method.attach import Adapted
 from ablora.method.export import module_tensors
+from ablora.method.layer import weight_of
 from ablora.method.structure._gates import by_direction
 
 
@@ -20,7 +21,7 @@ def expert_products(adapted: Adapted, member: int, module: str) -> Float[Tensor,
 def residual_weight(adapted: Adapted, member: int, module: str) -> Float[Tensor, "out in"]:
     """W0 - s sum_j e_j B0_j A0_j, e_j = 1/E the expected gate: what implementations that overwrite the base keep."""
     _, frozen = module_tensors(adapted, member, module)
-    weight = adapted.modules[module].base.weight.to(frozen["scale"].dtype)
+    weight = weight_of(adapted.modules[module].base).to(frozen["scale"].dtype)
     if "A0" not in frozen:
         return weight
     own = by_direction(frozen)

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ablora.method.dropout import Draw, pack_mask
+from ablora.method.layer import Layer, weight_of
 from ablora.method.stack import Stack
 from ablora.method.structure._base import Context, Stats, Structure
 
@@ -50,13 +51,13 @@ class PackedLinear(nn.Module):
     one run's sequences back to back; in generation a row is a prompt.
     """
 
-    def __init__(self, base: nn.Linear, name: str, groups: Sequence[Group], state: PackState):
+    def __init__(self, base: Layer, name: str, groups: Sequence[Group], state: PackState):
         super().__init__()
         self.base, self.name, self.groups, self.state = base, name, tuple(groups), state
 
     @property
     def weight(self) -> Tensor:
-        """The untouched base weight: some models look at a projection's dtype or device."""
+        """The untouched base weight as it is stored: some models look at a projection's dtype or device."""
         return self.base.weight
 
     def forward(self, x: Float[Tensor, "rows tokens in"]) -> Float[Tensor, "rows tokens out"]:
@@ -82,7 +83,7 @@ class PackedLinear(nn.Module):
                 continue
             assert group.stack is not None
             rows = group.rows
-            context = Context(dropped[rows], real[rows], state.per_token, self.base.weight, self.base.bias, drops)
+            context = Context(dropped[rows], real[rows], state.per_token, weight_of(self.base), self.base.bias, drops)
             part, stats = torch.vmap(group.structure.apply, in_dims=IN_DIMS)(
                 group.stack.params, group.stack.given, x_runs[rows], y_runs[rows], context
             )

@@ -153,16 +153,16 @@ def _add(sums: dict[str, Tensor], addends: Sums) -> None:
 
 
 class GradientSums:
-    """Sums of dense weight gradients over backward passes, one module's gradient in memory at a time."""
+    """Sums of dense gradients of weights as they are stored, one module's in memory at a time."""
 
-    def __init__(self, layers: Mapping[str, nn.Linear]):
+    def __init__(self, layers: Mapping[str, nn.Module]):
         self._layers = layers
         self._sums: dict[str, dict[str, Tensor]] = {}
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Within it the layers' weights get gradients; behind it they are frozen again."""
-        weights = {name: layer.weight for name, layer in self._layers.items()}
+        weights = {name: layer.get_parameter("weight") for name, layer in self._layers.items()}
         for weight in weights.values():
             weight.requires_grad_(True)
         hooks = [w.register_post_accumulate_grad_hook(partial(self._take, name)) for name, w in weights.items()]

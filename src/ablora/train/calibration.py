@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from ablora.data.encode import Encoded
 from ablora.method.init._base import DataDriven
+from ablora.method.layer import Layer, turned
 from ablora.method.seeds import generator
 from ablora.method.targets import find_targets
 from ablora.models.base import Base
@@ -69,7 +69,7 @@ def choose(items: Sequence[Encoded], calibration: Calibration) -> list[Encoded]:
 
 
 def collect(
-    model: PreTrainedModel, layers: Mapping[str, nn.Linear], statistic: OfInputs | Gradients, items: Sequence[Encoded]
+    model: PreTrainedModel, layers: Mapping[str, Layer], statistic: OfInputs | Gradients, items: Sequence[Encoded]
 ) -> Collected:
     """One pass over the items: single ones for sums of inputs, micro-batches for gradients."""
     model.requires_grad_(False).eval()
@@ -80,7 +80,7 @@ def collect(
 
 @torch.no_grad()
 def _inputs(
-    model: PreTrainedModel, layers: Mapping[str, nn.Linear], statistic: OfInputs, items: Sequence[Encoded]
+    model: PreTrainedModel, layers: Mapping[str, Layer], statistic: OfInputs, items: Sequence[Encoded]
 ) -> Collected:
     sums = InputSums(layers, statistic)
     with sums.listening():
@@ -91,14 +91,14 @@ def _inputs(
     return sums.collected()
 
 
-def _gradients(
-    model: PreTrainedModel, layers: Mapping[str, nn.Linear], batch: int, items: Sequence[Encoded]
-) -> Collected:
+def _gradients(model: PreTrainedModel, layers: Mapping[str, Layer], batch: int, items: Sequence[Encoded]) -> Collected:
     sums = GradientSums(layers)
     with sums.listening(), torch.enable_grad():
         for at in range(0, len(items), batch):
             label_losses(model, lay_out([items[at : at + batch]], model.device)).mean().backward()
-    return sums.collected()
+    found = sums.collected()
+    upright = {name: turned(layers[name], own["gradient"]).contiguous() for name, own in found.sums.items()}
+    return found._replace(sums={name: {**own, "gradient": upright[name]} for name, own in found.sums.items()})
 
 
 def _key(spec: RunSpec, statistic: OfInputs | Gradients, items: Sequence[Encoded]) -> str:

@@ -17,6 +17,7 @@ from ablora.method.lowrank import LowRank
 from ablora.method.seeds import generator
 from ablora.method.structure._base import Shape, inward_rank
 from ablora.method.structure._gates import by_direction
+from ablora.method.structure.adalora import Adalora
 from ablora.method.structure.experts import Experts
 from ablora.method.structure.pair import Pair
 from ablora.spec import BadInput, RunSpec, check, run_id
@@ -27,11 +28,11 @@ from ablora.tree import build
 from ablora_analysis.measure.adapters import EXPECTED, WHOLE, Adapter, Part, require_module
 from ablora_analysis.measure.base_weights import BaseWeights
 from ablora_analysis.measure.tensor_file import TensorFile, open_checked, require_names, require_shape
-from ablora_analysis.measure.update import Factors, expected, experts, pair
+from ablora_analysis.measure.update import Factors, Update, expected, experts, pair
 
-STRUCTURES = (Pair, Experts)
+STRUCTURES = (Pair, Experts, Adalora)
 START = ("A0", "B0")
-FACTORS = ("A", "B", "scale", *START, "members", "heads", "mean_gates")
+FACTORS = ("A", "B", "E", "scale", *START, "members", "heads", "mean_gates")
 Gates = Mapping[str, Float[Tensor, " experts"]]
 _log = logging.getLogger(__name__)
 
@@ -162,6 +163,10 @@ def _parts(file: TensorFile, run: Trained, gates: Gates | None, module: str) -> 
     rank, structure = len(factors["A"]), run.method.structure
     if isinstance(structure, Pair):
         return {WHOLE: Part(pair(factors), rank, "")}
+    if isinstance(structure, Adalora):
+        exact = {role: tensor.double() for role, tensor in factors.items()}
+        into, out, _ = structure.exported(exact, exact)
+        return {WHOLE: Part(Update(out.mT, into), rank, "")}
     num = structure.experts
     gate = torch.full((num,), 1 / num, dtype=torch.float64) if gates is None else gates[module]
     whole = Part(expected(factors, gate), rank, "uniform" if gates is None else "measured")

@@ -20,6 +20,7 @@ from ablora_analysis.measure import main
 from ablora_analysis.measure.adapters import EXPECTED, WHOLE
 from ablora_analysis.measure.from_run import open_run
 from ablora_analysis.measure.update import decompose
+from presets import method
 from train.small import save_base, small_spec
 
 EXACT = Path("adapter/ablora_adapter.safetensors")
@@ -40,6 +41,31 @@ def test_a_pairs_update_is_what_merging_adds(base, roots, preset):
         (part,) = adapter.parts(module).values()
         np.testing.assert_allclose((part.update.B @ part.update.A).numpy(), wanted.numpy(), atol=2e-6)
         assert len(decompose(part.update).sigma) == (8 if preset in ("lora", "rslora") else 16)
+
+
+@pytest.mark.parametrize("init", ["gaussian_both", "zero_b", "svd_minor"])
+def test_an_update_of_weighed_triplets_is_what_merging_adds(base, roots, init):
+    """AdaLoRA, two of whose directions were pruned everywhere: its numerical rank is what stayed."""
+    spec = small_spec(base, "lora")
+    spec = replace(spec, method=method("adalora", f"init={init}"))
+    folder, dense = write_run(roots, spec)
+    path = folder.path / EXACT
+    tensors = load_file(path)
+    for module in dense:
+        tensors[f"{module}.E"][:2] = -1.0 if init == "zero_b" else 0.0
+    save_file(tensors, path, metadata={"format": "pt"})
+    adapter = open_run(folder)
+    for module, before in dense.items():
+        (part,) = adapter.parts(module).values()
+        assert len(decompose(part.update).sigma) == 6
+        rest = before - (part.update.B @ part.update.A)
+        assert torch.linalg.matrix_rank(rest, rtol=1e-3) == 2
+
+
+def test_a_structure_without_a_low_rank_update_is_refused(base, roots):
+    spec = replace(small_spec(base, "lora"), method=method("dora"))
+    with pytest.raises(BadInput, match=r"method\.structure='Dora'.*Pair or Experts or Adalora"):
+        open_run(write_run(roots, spec)[0])
 
 
 def test_a_mixtures_parts_and_gates(base, roots):

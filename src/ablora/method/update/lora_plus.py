@@ -20,8 +20,9 @@ class LoraPlus:
     Factors of an embedding (roles embedding_A, embedding_B) have `embedding_lr` instead, whatever lr is; `attach`
     makes none today.
 
-    Source: arXiv:2402.12354 section 4; huggingface/peft 0.21.2 optimizers/loraplus.py; the authors' code is
-        nikhil-ghosh-berkeley/loraplus@a0c44bf lora_plus.py. The paper names no one ratio: 16 is of its experiments.
+    Source: arXiv:2402.12354; huggingface/peft 0.21.2 optimizers/loraplus.py; nikhil-ghosh-berkeley/loraplus@a0c44bf
+        lora_plus.py. The ratio has no default there (an example has 20); the preset's 16 is what LoRA-GA's code
+        compares with (Outsider565/LoRA-GA@89af7de).
     Differs: from PEFT, whose LoRA+ ignores `weight_decay` for a `loraplus_weight_decay` of its own and spares biases
         and LayerNorms: here `train.weight_decay` (default 0) decays all, and neither kind is ever trained. As in PEFT
         a mixture's router (two dimensions) has A's rate, DoRA's magnitude (one) has B's. The schedule scales

@@ -26,8 +26,8 @@ class Riemannian:
         preconditioner is of the new A.
     lr_ratio: learning rate of A and B over the run's. others_lr_ratio: of everything else.
 
-    Source: arXiv:2402.02347 algorithm 1; pilancilab/Riemannian_Preconditioned_LoRA@c3a2c1b Mistral-7B
-        custom_optimizer.py; huggingface/peft 0.21.2 optimizers/riemannian.py (delta 1e-2 there). Per expert:
+    Source: arXiv:2402.02347; pilancilab/Riemannian_Preconditioned_LoRA@c3a2c1b Mistral-7B/mistral/custom_optimizer.py;
+        huggingface/peft 0.21.2 optimizers/riemannian.py (delta 1e-2 there). Per expert:
         arXiv:2502.15828; THUDM/MoELoRA_Riemannian@e5c69a0 custom_optimizer.py.
     Differs: `train.optimizer` says which rule takes the gradients. sgd is SGDr. The official AdamWr is
         `order: gauss_seidel` with train.optimizer=adamw_hf train.correct_bias=false train.eps=1e-6 (its steps begin

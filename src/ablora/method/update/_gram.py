@@ -1,7 +1,7 @@
 """Gradients of factors, preconditioned by their partner's Gram matrix, expert by expert.
 
-Everything is in float64 on stacked r_e x r_e matrices: with a delta of 1e-6 the Gram matrix of a young B has a
-condition near 1e6, and float32 would keep no digit of it.
+Gram matrices and their inverses are in float64, stacked r_e x r_e: with a delta of 1e-6 their condition reaches 1e6,
+and float32 would keep a digit. The inverse is applied in the gradient's dtype, whose own rounding it enlarges as much.
 """
 
 from collections.abc import Sequence
@@ -36,9 +36,9 @@ def precondition(sides: Sequence[Side], experts: int, delta: float) -> int:
         blocks = [side.partner.detach().double().unflatten(0, (-1, size)) for side in equal]
         grams = torch.stack([(F @ F.mT).expand(experts, size, size) for F in blocks]) + delta * eye
         lower, info = torch.linalg.cholesky_ex(grams)
-        lower = torch.where((info == 0)[..., None, None], lower, eye)
-        for side, factor in zip(equal, lower):
-            G = side.grad.double().unflatten(0, (experts, size))
-            side.grad.copy_(torch.cholesky_solve(G, factor).reshape_as(side.grad))
+        inverse = torch.cholesky_inverse(torch.where((info == 0)[..., None, None], lower, eye))
+        for side, P in zip(equal, inverse):
+            blocks_of_grad = side.grad.unflatten(0, (experts, size))
+            blocks_of_grad.copy_(P.to(side.grad) @ blocks_of_grad)
         failed += int(info.count_nonzero())
     return failed

@@ -47,6 +47,9 @@ KNOWN = {
     "olora": Look(SAND, "s"), "eva": Look(TEAL, "^"), "corda_ipm": Look(ROSE, "^"), "corda_kpm": Look(ROSE, "v"),
     "orthogonal": Look(INDIGO, "X"), "adamole": Look(ORANGE, "X"),
     "hydralora": Look(SAND, "P"), "middle_svd": Look(OLIVE, "X"),
+    "molora": Look(SKY, "P"), "goat_s": Look(INDIGO, "*"), "goat_principal": Look(VERMILION, "*"),
+    "goat_minor": Look(GREEN, "*"), "goat_random": Look(GREY, "*"), "goat_no_scaling": Look(BLUE, "*"),
+    "goat_top_p": Look(ORANGE, "*"), "goat_shared_expert": Look(TEAL, "*"),
 }  # fmt: skip
 
 _SAME_AS = {

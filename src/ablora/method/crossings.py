@@ -25,8 +25,8 @@ def check_crossings(init: Init, scaling: Any, structure: Structure, update: Any)
         check(not getattr(init, "by_segment", False), "init", name["init"], legal)
         legal = "with method.structure.shared_a a scaling of one s per module: any but goat_s"
         check(not isinstance(scaling, PerExpert), "scaling", name["scaling"], legal)
-        legal = "with method.structure.shared_a an update that does not take every expert for a pair of its own: plain, "
-        legal += "lora_plus, freeze_a"
+        legal = "with method.structure.shared_a an update that does not take every expert for a pair of its own: "
+        legal += "plain, lora_plus, freeze_a"
         check(not getattr(update, "by_expert", False), "update", name["update"], legal)
     if mixture and isinstance(scaling, PerExpert):
         legal = "one s per expert needs a start from singular values of the weight (svd_segments, svd_principal, "

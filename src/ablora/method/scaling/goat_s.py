@@ -17,8 +17,8 @@ class GoatS:
 
     s_j = s_0 sqrt(sigma_0 / sigma_j),   sigma_j the sum of the singular values that expert j starts from.
     s_0 is the scale that `first` gives; a single pair has no other. Factors start with their own s_j, so that
-    s_j B0_j A0_j is what it is under any scale, and the first SGD step of the product, whose size goes as s_j sigma_j, as
-    sqrt(sigma_j) in place of sigma_j.
+    s_j B0_j A0_j is what it is under any scale; the first SGD step of the product, whose size goes as s_j sigma_j, then
+    goes as sqrt(sigma_j) in place of sigma_j.
 
     Source: arXiv:2502.16894v4 appendix E, which means it for an s_0 that is tuned already. Not in the released code.
     Differs: s_0 is any other scaling's value (theorem 3.5's by default), for the paper names none.

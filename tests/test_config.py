@@ -56,7 +56,7 @@ def as_hydra_does(overrides: Sequence[str]) -> str:
     """The id of one cell by Hydra's own composition, nothing shared with any other cell."""
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         tree: Any = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
-    return identity({key: tree[key] for key in tree if key not in ("study", "tracker", "cluster")})
+    return identity({key: tree[key] for key in tree if key not in ("study", "tracker", "cluster", "budget")})
 
 
 def identity(tree: Any) -> str:

@@ -51,7 +51,8 @@ def prepare(cells: pd.DataFrame) -> pd.DataFrame:
     varying = [axis for axis in swept if cells[LABEL + axis].nunique(dropna=axis == "rank") > 1]
     several = cells["method"].nunique() > 1
     other = [axis for axis in varying if axis not in _OWN_COLUMN]
-    held = [axis for axis in other if axis.startswith(("dataset.", "model."))]
+    equal = ("dataset.", "model.", "budget.") if several else ("dataset.", "model.")  # methods: at an equal budget
+    held = [axis for axis in other if axis.startswith(equal)]
     compared = [axis for axis in other if axis not in held]
     if "rank" in varying:
         (held if several else compared).append("rank")  # methods are compared at equal rank

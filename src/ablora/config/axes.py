@@ -14,6 +14,8 @@ from ablora.spec import BadInput, check
 
 EXECUTION = ("study", "tracker", "cluster", "sweep")
 """Top-level keys that say where and how a study runs, not what a run is."""
+BUDGET = "budget"
+"""The top-level key that solves the rank of each cell; like those it is no field of a specification."""
 
 
 @dataclass(frozen=True, slots=True)

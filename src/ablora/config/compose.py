@@ -13,7 +13,7 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import OmegaConf
 
-from ablora.config.axes import EXECUTION, Axis
+from ablora.config.axes import BUDGET, EXECUTION, Axis
 from ablora.config.loader import is_group, load, plain
 from ablora.spec import BadInput, RunSpec, check
 
@@ -32,6 +32,8 @@ class Composer:
     def __init__(self, loader: ConfigLoader, always: Sequence[str] = ()):
         self.loader, self.always = loader, tuple(always)
         self.known: dict[tuple[str, ...], dict[str, Any]] = {}
+        self.sizes: dict[str, Any] = {}
+        """What `config.budget` has counted."""
 
     def base(self, overrides: Sequence[str]) -> dict[str, Any]:
         """The unresolved plain tree of some overrides, composed by Hydra."""
@@ -44,11 +46,15 @@ class Composer:
 
     def cell(self, chosen: Sequence[tuple[Axis, int]]) -> dict[str, Any]:
         """The resolved tree of one cell, given for each axis the index of its value."""
+        return resolve(self.tree(chosen))
+
+    def tree(self, chosen: Sequence[tuple[Axis, int]]) -> dict[str, Any]:
+        """The same with its references as they are written."""
         tree = self.base([axis.values[i].text for axis, i in chosen if axis.composed])
         for axis, i in chosen:
             if not axis.composed:
                 tree = self._set(tree, axis.key, axis.values[i].parsed)
-        return resolve(tree)
+        return tree
 
     def _set(self, tree: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
         """A copy of the tree, along the path, with the value at the key."""
@@ -110,7 +116,7 @@ def _referred(text: str, root: Mapping[str, Any], where: str, following: tuple[s
 
 
 def _require_known_keys(tree: dict[str, Any]) -> dict[str, Any]:
-    legal = (*SPEC_KEYS, *EXECUTION)
+    legal = (*SPEC_KEYS, BUDGET, *EXECUTION)
     for key, value in tree.items():
         check(key != "sweeps", key, "...", "a sweep file begins, on its very first line, with `# @package _global_`")
         check(key != "sweep" or isinstance(value, Mapping), key, value, f"a sweep file is chosen by +sweeps={value}")

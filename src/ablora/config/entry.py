@@ -5,10 +5,13 @@ from collections.abc import Sequence
 
 import hydra
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ablora.config.axes import EXECUTION
-from ablora.config.loader import CONFIG, conf_dir, plain, translated
+from ablora.config.budget import solved
+from ablora.config.compose import Composer
+from ablora.config.loader import CONFIG, conf_dir, open_loader, plain, translated
 from ablora.config.question import Question, ask_with
 from ablora.spec import BadInput
 from ablora.study.cell import Cell
@@ -41,8 +44,10 @@ def leave(error: BadInput) -> None:
 
 def _run_one(config: DictConfig) -> None:
     try:
-        tree = plain(config, resolve=True)
-        cell = Cell({key: value for key, value in tree.items() if key not in EXECUTION}, {}, ())
+        written = list(HydraConfig.get().overrides.task)
+        with open_loader() as loader:
+            tree, budget = solved(Composer(loader), plain(config, resolve=False), written)
+        cell = Cell({key: value for key, value in tree.items() if key not in EXECUTION}, {}, (), budget=budget)
         _answer(Question((cell,), execution_of(tree), (), sweeping=False))
     except BadInput as error:
         leave(error)

@@ -8,6 +8,7 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 
 from ablora.config.axes import EXECUTION, Axis, Value, from_arguments, from_grid, replaced, sweep_name
+from ablora.config.budget import solved
 from ablora.config.compose import Composer
 from ablora.config.loader import open_loader, require_choice
 from ablora.spec import BadInput, check
@@ -47,8 +48,8 @@ def ask_with(loader: ConfigLoader, arguments: Sequence[str], multirun: bool, alw
         stages.append((CONFIRM, [_fresh(block, confirm) for block in stages[0][1]]))
     asked = [(why, chosen) for why, products in stages for product in products for chosen in _product(product)]
     trees = [_composed(composer, chosen) for _, chosen in asked]
-    cells = tuple(_cell(tree, chosen, why) for tree, (why, chosen) in zip(trees, asked))
-    return Question(cells, execution_of(trees[0]), tuple(arguments), sweeping, confirm)
+    cells = tuple(_cell(tree, chosen, why, budget) for (tree, budget), (why, chosen) in zip(trees, asked))
+    return Question(cells, execution_of(trees[0][0]), tuple(arguments), sweeping, confirm)
 
 
 def _fresh(product: Sequence[Axis], confirm: Confirm) -> list[Axis]:
@@ -101,17 +102,21 @@ def _product(axes: Sequence[Axis]) -> Iterator[list[tuple[Axis, int]]]:
         yield list(zip(axes, indices))
 
 
-def _composed(composer: Composer, chosen: Sequence[tuple[Axis, int]]) -> dict[str, Any]:
+def _composed(composer: Composer, chosen: Sequence[tuple[Axis, int]]) -> tuple[dict[str, Any], int | None]:
+    """The tree with its rank, and the budget that solved it."""
     try:
-        return composer.cell(chosen)
+        return solved(composer, composer.tree(chosen), [axis.values[i].text for axis, i in chosen])
     except BadInput as error:
         raise _cell({}, chosen).blame(error) from error
 
 
-def _cell(tree: Mapping[str, Any], chosen: Sequence[tuple[Axis, int]], why: str = "grid") -> Cell:
+def _cell(
+    tree: Mapping[str, Any], chosen: Sequence[tuple[Axis, int]], why: str = "grid", budget: int | None = None
+) -> Cell:
     return Cell(
         tree={key: value for key, value in tree.items() if key not in EXECUTION},
         labels={axis.key: axis.values[i].parsed for axis, i in chosen if axis.swept},
         overrides=tuple(axis.values[i].text for axis, i in chosen if axis.swept),
         why=why,
+        budget=budget,
     )

@@ -1,9 +1,11 @@
 """What a method comes to on a model, from shapes alone: checked and counted before anything is queued."""
 
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 from ablora.method.attach import require_rank
+from ablora.method.layer import out_in
 from ablora.method.lowrank import LowRank
 from ablora.method.structure._base import Shape, inward_rank
 from ablora.method.targets import find_targets
@@ -12,26 +14,40 @@ from ablora.spec import RunSpec, check
 
 
 @cache
-def _shapes(folder: Path, targets: str | tuple[str, ...]) -> dict[str, tuple[int, int]]:
-    return {name: (m.out_features, m.in_features) for name, m in find_targets(skeleton(folder), targets).items()}
+def _shapes(folder: Path, targets: str | tuple[str, ...]) -> dict[tuple[int, int], tuple[str, int]]:
+    """(out, in) of the adapted modules, with the first module's name and how many there are."""
+    found: dict[tuple[int, int], tuple[str, int]] = {}
+    for name, m in find_targets(skeleton(folder), targets).items():
+        first, number = found.get(out_in(m), (name, 0))
+        found[out_in(m)] = first, number + 1
+    return found
 
 
 def check_cell(spec: RunSpec) -> int:
-    """The number of trainable parameters of a run: sum over modules of r (m + n), less what the update
-    does not train, plus what the structure adds.
-
-    Refuses (BadInput) targets that match nothing, a rank that is absent, over a weight's smaller side, or that the
-    structure cannot divide.
-    """
-    method: LowRank = spec.method
+    """The number of trainable parameters of a run; see `count`. A rank that is absent is refused."""
     if spec.rank is None:
         check(False, "rank", None, "an integer: this method has a rank")
     assert spec.rank is not None
+    return count(spec.method, spec.model.folder, spec.adapter.targets, spec.rank)
+
+
+def count(method: LowRank, folder: Path, targets: str | tuple[str, ...], rank: int) -> int:
+    """The number of trainable parameters of a method: sum over modules of r (m + n), less what the update does not
+    train, plus what the structure adds.
+
+    Refuses (BadInput) targets that match nothing, and a rank that is over a weight's smaller side or that the
+    structure cannot divide.
+    """
     total = 0
-    for name, (out_features, in_features) in _shapes(spec.model.folder, spec.adapter.targets).items():
-        shape = Shape(out_features, in_features, spec.rank)
+    for (out_features, in_features), (name, number) in _shapes(folder, targets).items():
+        shape = Shape(out_features, in_features, rank)
         require_rank(name, shape, method)
-        sizes = {"A": inward_rank(method.structure, spec.rank) * in_features, "B": spec.rank * out_features}
-        total += sum(size for role, size in sizes.items() if method.update.trains(role))
-        total += method.structure.count_extra(shape)
+        sizes = {"A": inward_rank(method.structure, rank) * in_features, "B": rank * out_features}
+        trained = sum(size for role, size in sizes.items() if method.update.trains(role))
+        total += number * (trained + method.structure.count_extra(shape))
     return total
+
+
+def ranks(folder: Path, targets: str | tuple[str, ...]) -> Iterator[int]:
+    """Every rank that the smaller sides of all adapted weights hold, ascending."""
+    yield from range(1, 1 + min(min(sides) for sides in _shapes(folder, targets)))

@@ -37,8 +37,8 @@ def describe(
     place = type(execution.cluster).__name__.lower()
     yield f"to run: {sum(map(len, gap.packs))} runs in {len(gap.packs)} packs ({place})"
     yield "trainable parameters:"
-    for (method, rank), count in sorted(_parameters(plan).items(), key=str):
-        yield f"  {method:<16} rank {rank}: {count}"
+    for (method, rank, budget), count in sorted(_parameters(plan).items(), key=str):
+        yield f"  {method:<16} rank {rank}: {count}{budget}"
     if evidence is not None:
         yield from evidence(roots, study.name, [row.to_record() for row in plan.rows])
 
@@ -61,8 +61,11 @@ def _duplicates(plan: Plan) -> Iterator[str]:
             yield f"  {row.id}  {named[0]}  is  {named[1]}"
 
 
-def _parameters(plan: Plan) -> dict[tuple[str, int | None], str]:
-    found: dict[tuple[str, int | None], set[int]] = {}
+def _parameters(plan: Plan) -> dict[tuple[str, int | None, str], str]:
+    """Trainable parameters by method, rank and, where one solved it, how far from which budget."""
+    found: dict[tuple[str, int | None, str], set[int]] = {}
     for run, spec in plan.specs.items():
-        found.setdefault((method_name(spec), spec.rank), set()).add(plan.parameters[run])
+        count, target = plan.parameters[run], plan.budgets.get(run)
+        budget = "" if target is None else f" ({(count - target) / target:+.1%} of the budget {target:,})"
+        found.setdefault((method_name(spec), spec.rank, budget), set()).add(count)
     return {key: " to ".join(f"{n:,}" for n in sorted({min(counts), max(counts)})) for key, counts in found.items()}

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ablora.data._base import DataError
@@ -23,6 +23,8 @@ class Plan:
     """By run id, in the order of their first cells."""
     parameters: dict[str, int]
     """Trainable parameters by run id."""
+    budgets: dict[str, int] = field(default_factory=dict)
+    """The parameters for which a run's rank was solved, by run id; a run whose rank was given has none."""
 
 
 def make(cells: Sequence[Cell], check: Callable[[RunSpec], int] | None = None) -> Plan:
@@ -36,6 +38,7 @@ def make(cells: Sequence[Cell], check: Callable[[RunSpec], int] | None = None) -
     rows: list[Row] = []
     specs: dict[str, RunSpec] = {}
     parameters: dict[str, int] = {}
+    budgets: dict[str, int] = {}
     packs: dict[str, int] = {}
     mistakes: list[tuple[Cell, BadInput]] = []
     data = _Data()
@@ -52,12 +55,14 @@ def make(cells: Sequence[Cell], check: Callable[[RunSpec], int] | None = None) -
             continue
         duplicate = run if run in specs else None
         specs.setdefault(run, spec)
+        if cell.budget is not None:
+            budgets.setdefault(run, cell.budget)
         pack = packs.setdefault(run, len(packs))  # packs of one run
         rows.append(Row(run, cell.labels, method_name(spec), pack, cell.why, duplicate))
     if mistakes:
         cell, error = mistakes[0]
         raise cell.blame(error, others=len(mistakes) - 1) from error
-    return Plan(tuple(rows), specs, parameters)
+    return Plan(tuple(rows), specs, parameters, budgets)
 
 
 def method_name(spec: RunSpec) -> str:

@@ -1,0 +1,170 @@
+"""A budget of trainable parameters in place of a rank: `budget.params=200k`, `budget.like=lora:8`.
+
+The rank is solved per method and model before the specification is built, and stands in it as if it had been written:
+a run's id knows nothing of budgets.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ablora.config.compose import Composer, resolve
+from ablora.config.loader import require_choice
+from ablora.spec import AdapterSpec, BadInput, check
+from ablora.tree import build
+
+if TYPE_CHECKING:
+    from ablora.method.budget import Sized
+
+AMOUNT = re.compile(r"(\d+(?:\.\d+)?)([kM]?)")
+UNIT = {"": 1, "k": 1_000, "M": 1_000_000}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
+    """How many trainable parameters every run shall have; at most one of `params` and `like` is given."""
+
+    params: int | float | str | None = None
+    """A number, which may end in k (10^3) or M (10^6)."""
+    like: str | None = None
+    """PRESET:RANK, what that preset has at that rank on the run's model and targets."""
+    tolerance: float = 0.05
+    """Largest share of the budget by which a run may miss it."""
+
+    def __post_init__(self) -> None:
+        check(self.params is None or self.like is None, "like", self.like, "null where budget.params is given")
+        check(0 <= self.tolerance < 1, "tolerance", self.tolerance, "a share of the budget in [0, 1), such as 0.05")
+        if self.params is not None:
+            check(amount(self.params) >= 1, "params", self.params, "at least 1")
+        if self.like is not None:
+            self.reference()
+
+    @property
+    def given(self) -> tuple[str, int | float | str] | None:
+        """The field that says the budget, and its value; None where there is no budget."""
+        if self.params is not None:
+            return "budget.params", self.params
+        return None if self.like is None else ("budget.like", self.like)
+
+    def reference(self) -> tuple[str, int]:
+        """Preset and rank of `like`."""
+        preset, _, rank = str(self.like).partition(":")
+        check(bool(preset) and rank.isdecimal() and int(rank) >= 1, "like", self.like, "PRESET:RANK, such as lora:8")
+        return preset, int(rank)
+
+
+def amount(text: int | float | str) -> int:
+    """200000 of 200000, "200k" or "0.2M"."""
+    match = AMOUNT.fullmatch(str(text))
+    value = Decimal(match[1]) * UNIT[match[2]] if match else Decimal("0.5")
+    if match is None or value != int(value):
+        raise BadInput("params", text, "a whole number of parameters, such as 200000, 200k or 1.5M")
+    return int(value)
+
+
+Tree = dict[str, Any]
+
+
+def solved(composer: Composer, tree: Tree, overrides: Sequence[str] = ()) -> tuple[Tree, int | None]:
+    """A cell's unresolved tree as a resolved one without `budget`, and the parameters it was to have; None where no
+    budget is given, and the rank is what it was. `overrides` are those that made the tree: none may set the rank."""
+    budget = _budget(resolve(tree)["budget"])
+    tree = {key: value for key, value in tree.items() if key != "budget"}
+    if budget.given is None:
+        return resolve(tree), None
+    own = any(override.lstrip("+~").partition("=")[0] == "rank" for override in overrides)
+    legal = f"left out where {budget.given[0]} is given, which solves the rank"
+    check(not own and tree["rank"] == composer.base([])["rank"], "rank", tree["rank"], legal)
+    target = _target(composer, tree, budget)
+    return resolve({**tree, "rank": _nearest(composer, tree, budget, target)}), target
+
+
+def _budget(tree: Any) -> Budget:
+    try:
+        return build(tree, Budget)
+    except BadInput as error:
+        raise error.under("budget") from error
+
+
+def _target(composer: Composer, tree: dict[str, Any], budget: Budget) -> int:
+    """The budget as a number on the tree's model."""
+    from ablora.method.plan import count  # late, here and below: it imports torch
+
+    if budget.params is not None:
+        return amount(budget.params)
+    preset, rank = budget.reference()
+    try:
+        require_choice(composer.loader, "method", preset)
+        # The preset as it is written: nothing that the cell sets of its own method.
+        own = composer.base([f"method={preset}"])["method"]
+        return count(build(resolve({**tree, "method": own, "rank": rank})["method"]), *_place(tree), rank)
+    except BadInput as error:
+        if error.field_name not in ("method", "rank"):
+            raise
+        raise BadInput("budget.like", budget.like, f"PRESET:RANK; its {error.field_name} is {error.legal}") from error
+
+
+def _nearest(composer: Composer, tree: dict[str, Any], budget: Budget, target: int) -> int:
+    """The rank whose count is nearest; refused with its neighbours where that is over the tolerance away."""
+    from ablora.method.budget import around, nearest
+
+    sizes = _known_sizes(composer, tree)
+    found, (name, value) = nearest(target, sizes), budget.given or ("", "")
+    if abs(found.parameters - target) > budget.tolerance * target:
+        sides = [f"{size.parameters:,} at rank {size.rank}" for size in around(target, sizes)]
+        none = [] if len(sides) == 2 else ["none less" if found.parameters > target else "none more"]
+        method = resolve(tree)["method"]["name"]
+        legal = (
+            f"a count that {method} comes within {budget.tolerance:.3g} of (budget.tolerance); near {target:,} it has "
+        )
+        raise BadInput(name, value, legal + " and ".join([*sides, *none]))
+    return found.rank
+
+
+def _known_sizes(composer: Composer, tree: dict[str, Any]) -> "list[Sized]":
+    """`_sizes`, once for all cells of a composer that have the same method, model and targets."""
+    own = ("method", "model", "adapter")
+    resolved = resolve(tree)
+    key = json.dumps([[part[name] for name in own] for part in (tree, resolved)], sort_keys=True)
+    if key not in composer.sizes:
+        composer.sizes[key] = list(_sizes(tree))
+    return composer.sizes[key]
+
+
+def _sizes(tree: dict[str, Any]) -> "Iterator[Sized]":
+    """The method's trainable parameters at every rank that it can have on the model; BadInput if at none."""
+    from ablora.method.budget import Sized
+    from ablora.method.plan import count, ranks
+
+    folder, targets = _place(tree)
+    trees = [resolve({**tree, "rank": rank})["method"] for rank in (1, 2)]
+    fixed = build(trees[0]) if trees[0] == trees[1] else None  # else a field refers to ${rank}
+    refusal, some = None, False
+    for rank in ranks(folder, targets):
+        method = fixed or build(resolve({**tree, "rank": rank})["method"])
+        try:
+            yield Sized(rank, count(method, folder, targets, rank))
+            some = True
+        except BadInput as error:
+            if error.field_name != "rank":
+                raise
+            refusal = error
+    if refusal is not None and not some:
+        raise refusal
+
+
+def _place(tree: dict[str, Any]) -> tuple[Path, str | tuple[str, ...]]:
+    """The model's folder and the targets, as they stand in a specification."""
+    own = resolve(tree)
+    try:
+        model = build(own["model"])
+    except BadInput as error:
+        raise error.under("model") from error
+    try:
+        return model.folder, build(own["adapter"], AdapterSpec).targets
+    except BadInput as error:
+        raise error.under("adapter") from error

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from ablora.config.axes import EXECUTION
 from ablora.config.budget import solved
 from ablora.config.compose import Composer
-from ablora.config.loader import CONFIG, conf_dir, open_loader, plain, translated
+from ablora.config.loader import CONFIG, conf_dir, current_loader, plain, translated
 from ablora.config.question import Question, ask_with
 from ablora.spec import BadInput
 from ablora.study.cell import Cell
@@ -45,7 +45,7 @@ def leave(error: BadInput) -> None:
 def _run_one(config: DictConfig) -> None:
     try:
         written = list(HydraConfig.get().overrides.task)
-        with open_loader() as loader:
+        with current_loader() as loader:
             tree, budget = solved(Composer(loader), plain(config, resolve=False), written)
         cell = Cell({key: value for key, value in tree.items() if key not in EXECUTION}, {}, (), budget=budget)
         _answer(Question((cell,), execution_of(tree), (), sweeping=False))

@@ -35,6 +35,17 @@ def open_loader() -> Iterator[ConfigLoader]:
 
 
 @contextmanager
+def current_loader() -> Iterator[ConfigLoader]:
+    """The loader of the Hydra application that is running; in a launcher's process, where there is none, our own."""
+    if not GlobalHydra.instance().is_initialized():
+        with open_loader() as loader:
+            yield loader
+    else:
+        with translated():
+            yield GlobalHydra.instance().config_loader()
+
+
+@contextmanager
 def translated() -> Iterator[None]:
     """Hydra's and OmegaConf's complaints about a user's input, as ours."""
     try:

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
-from ablora.models.base import EMBEDDED, Embedded, content_of
+from ablora.models.base import EMBEDDED, Embedded, content_of, skeleton
 from ablora.spec import BadInput, check
 
 
@@ -41,13 +42,24 @@ class BaseWeights:
         return out
 
     @cached_property
+    def _stored_in_out(self) -> frozenset[str]:
+        """Modules whose stored weight is W^T: GPT-2's Conv1D. Looked for in causal language models only."""
+        try:
+            modules = list(skeleton(self.folder).named_modules()) if (self.folder / "config.json").is_file() else []
+        except BadInput:
+            modules = []
+        return frozenset(name for name, module in modules if isinstance(module, Conv1D))
+
+    @cached_property
     def fingerprint(self) -> str:
         return content_of(self.folder)
 
     def shape(self, module: str) -> tuple[int, int] | None:
         """(out, in) of a linear module's weight; None where the base has no such matrix."""
         _, shape = self._places.get(f"{module}.weight", (None, ()))
-        return (shape[0], shape[1]) if len(shape) == 2 else None
+        if len(shape) != 2:
+            return None
+        return (shape[1], shape[0]) if module in self._stored_in_out else (shape[0], shape[1])
 
     def weight(self, module: str) -> Float[Tensor, "out in"]:
         name = f"{module}.weight"
@@ -55,6 +67,8 @@ class BaseWeights:
         with safe_open(path, "pt") as file:
             weight = file.get_tensor(name)
         check(bool(torch.isfinite(weight).all()), "base", f"{path}: {name}", "finite weights")
+        if module in self._stored_in_out:
+            weight = weight.mT.contiguous()
         return weight if self.dtype is None else weight.to(self.dtype)
 
 

@@ -48,7 +48,7 @@ class PackedLinear(nn.Module):
     """The base layer's output and, for each run of the pack, what its adapter adds.
 
     The input's rows are run-major: (runs * k, tokens, in) holds k rows of each run. In training k = 1 and a row is
-    one run's sequences back to back; in generation a row is a prompt.
+    one run's sequences back to back; in generation a row is a prompt. A pooler's input has no tokens: (runs * k, in).
     """
 
     def __init__(self, base: Layer, name: str, groups: Sequence[Group], state: PackState):
@@ -60,7 +60,7 @@ class PackedLinear(nn.Module):
         """The untouched base weight as it is stored: some models look at a projection's dtype or device."""
         return self.base.weight
 
-    def forward(self, x: Float[Tensor, "rows tokens in"]) -> Float[Tensor, "rows tokens out"]:
+    def forward(self, x: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
         if not self.state.enabled:
             return self.base(x)
         y = self.base(x)  # with its bias: W x + b in two roundings would not be the base bit for bit (bfloat16)

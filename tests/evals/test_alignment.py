@@ -148,7 +148,7 @@ def through_dense(base: Base, adapted: Adapted, given: Items) -> dict[str, Tenso
     gates = {name: cast(Tensor, stats["weights"]).detach()[None] for name, stats in adapted.stats(0).items()}
     for name, layer in list(adapted.modules.items())[::3]:
         x: list[Tensor] = []
-        hook = layer.register_forward_hook(lambda _, args, y, x=x: x.extend((args[0].detach(), y.detach())))
+        hook = cast(Any, layer).register_forward_hook(lambda _, args, y, x=x: x.extend((args[0].detach(), y.detach())))
         with torch.no_grad():
             label_losses(base.model, rows)
         hook.remove()

@@ -3,7 +3,7 @@
 import pytest
 
 from ablora.cli import main
-from ablora.config import ask
+from ablora.config import ask, entry, hand_over
 from ablora.config.budget import amount
 from ablora.method.plan import count
 from ablora.models.base import skeleton
@@ -61,6 +61,16 @@ def test_mistakes_are_named(arguments, said):
     with pytest.raises(BadInput) as refused:
         ask(arguments, multirun=False)
     assert said in str(refused.value)
+
+
+def test_hydras_own_application_solves_it_too(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    monkeypatch.setattr(entry, "_answer", asked.append)
+    monkeypatch.setattr("sys.argv", ["ablora"])
+    assert hand_over(["hydra.job.name=x", "method=lora_fa", "budget.like=lora:8"]) == 0
+    (cell,) = asked[0].cells
+    assert run_id(build(cell.tree, RunSpec)) == run_id(spec("method=lora_fa", "rank=15"))
 
 
 def test_amounts():

@@ -115,6 +115,15 @@ def test_unequal_budgets_are_said(roots: Roots) -> None:
     assert any("Unequal budgets (arithmetic): 1,024 to 8,192" in note for note in result.notes)
 
 
+def test_solved_ranks_split_no_arm_and_two_budgets_are_two_settings(roots: Roots) -> None:
+    labels = (("rank", None), ("budget.params", "2k"))
+    runs = [*seeds("lora", rank=8, labels=labels), *seeds("lora_fa", rank=16, labels=labels)]
+    twice = [*runs, *(replace(m, labels=(*labels[:1], ("budget.params", "4k")), lr=2e-3) for m in runs)]
+    assert {(b.setting, b.arm) for b in result_of(roots, twice).budgets} == {
+        (f"params={size}", arm) for size in ("2k", "4k") for arm in ("lora", "lora_fa")
+    }
+
+
 def test_metrics_without_item_records_are_paired_on_seeds(roots: Roots) -> None:
     runs = [*seeds("lora"), *seeds("milora")]
     write_study(roots, "s", runs)

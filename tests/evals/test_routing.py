@@ -34,7 +34,7 @@ def mixture(experts: int = 8, top_k: int = 2, preset: str = "goat"):
     return method(preset, f"structure.experts={experts}", f"structure.top_k={top_k}")
 
 
-def run(items: list[Items], *methods, rank: int = 8, zero_router: bool = False):
+def run(items: list[Items], *methods, rank: int | None = 8, zero_router: bool = False):
     base = Base(llama(torch.float64), cast(Any, None))
     adapted = adapt(base.model, *methods, rank=rank, compute_dtype="float64")
     for member in range(len(methods)):
@@ -125,6 +125,27 @@ def test_the_shares_add_up():
         assert sum(record["mean_probability"]) == pytest.approx(1)
         assert [row[i] for i, row in enumerate(record["coactivation"])] == record["load"]
         assert record["coactivation"] == [list(column) for column in zip(*record["coactivation"])]
+
+
+@pytest.mark.parametrize("preset", ["molora", "adamole", "hydralora", "goat_top_p", "goat_shared_expert"])
+def test_other_routings_have_the_same_records(preset):
+    """In one pass the balance is what the structure itself reports, and 1 for a router without opinion."""
+    chosen, items = method(preset), made_up(2, 6)
+    (found,), _, adapted = run([items], chosen, rank=None)
+    shared = chosen.structure.shared_expert
+    for record in found.records:
+        assert sum(record["mean_gate"]) == pytest.approx(1 + shared)
+        assert sum(record["mean_probability"]) == pytest.approx(1)
+        assert [row[i] for i, row in enumerate(record["coactivation"])] == record["load"]
+        assert record["balance"] == pytest.approx(adapted.stats(0)[record["item"]]["balance"].item(), rel=1e-12)
+    (indifferent,), *_ = run([items], chosen, rank=None, zero_router=True)
+    assert indifferent.metrics["routing_balance"] == pytest.approx(1, rel=1e-12)
+    loads = found.records[0]["load"]
+    if chosen.structure.top_k is None and type(chosen.structure.routing).__name__ == "Soft":
+        assert loads == [1.0] * len(loads)
+    if shared:
+        assert (loads[0], found.records[0]["mean_probability"][0]) == (1.0, 0.0)
+        assert sum(loads) == pytest.approx(3)
 
 
 def test_a_router_without_opinion_is_balanced():

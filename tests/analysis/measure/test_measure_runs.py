@@ -101,7 +101,7 @@ def test_a_mixtures_parts_and_gates(base, roots):
         open_run(folder)
 
 
-@pytest.mark.parametrize("preset", ["lora", "goat", "molora_topk"])
+@pytest.mark.parametrize("preset", ["lora", "goat", "goat_s", "molora_topk", "hydralora"])
 def test_where_factors_started(base, roots, preset):
     """A0 is drawn again from the seed where it was not saved: an adapter that did not move shows it."""
     folder, _ = write_run(roots, small_spec(base, preset), size=0.0)

@@ -6,11 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ablora.method.structure._allocation import Schedule, keep
+from ablora.method.attach import Member, attach
+from ablora.method.structure._allocation import Schedule, keep, scores
 from ablora.method.structure._base import Factors
 from ablora.method.structure.adalora import Adalora
 from ablora.models.segments import packed_logits
-from ablora.spec import BadInput
+from ablora.spec import AdapterSpec, BadInput
+from ablora.spectra.library import Library
 from presets import method
 from tiny import adapt, disturb, ids, llama, logits
 
@@ -129,6 +131,8 @@ def test_the_highest_scores_stay_by_a_sum_written_out():
                 spread[key] = 0.85 * spread.get(key, 0 * now) + 0.15 * (now - mean[key]).abs()
         expected = torch.cat([sum((mean[n + r] * spread[n + r]).mean(1) for r in "ABE") for n in modules])  # type: ignore[arg-type]
         structure.after_step(modules, state, step, 4)
+        found = torch.cat([scores(state, factors.params, name) for name, factors in modules.items()])
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
         budget = structure.schedule.budget(step, 4, 8, 4)
         found = strengths(modules) != 0
         assert set(expected.topk(budget).indices.tolist()) == set(found.nonzero()[:, 0].tolist())
@@ -199,12 +203,9 @@ def test_the_penalty_over_modules_and_padded_ranks(convention):
     ])  # fmt: skip
     expected = 0.1 * (distances.square().sum() if convention == "squared_sum" else distances.mean())
     torch.testing.assert_close(penalty_of(model, adapted), expected, rtol=1e-5, atol=1e-6)
-    alone = {k: v.clone() for k, v in adapted.parameters(0).items()}
-    other = llama()
-    beside = adapt(other, chosen, chosen, rank=4)
-    wide = adapt(llama(), chosen, rank=16)
-    assert next(iter(wide.factors(0).values())).params["A"].shape[0] == 16
-    beside.write(1, alone)
+    other, spec = llama(), AdapterSpec()
+    beside = attach(other, [Member(chosen, 16, spec, 1), Member(chosen, 4, spec, 0)], Library(None))
+    beside.write(1, {k: v.clone() for k, v in adapted.parameters(0).items()})
     torch.testing.assert_close(penalty_of(other, beside, 1), expected, rtol=1e-5, atol=1e-6)
 
 

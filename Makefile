@@ -7,7 +7,7 @@ JOBS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help env answer browser demo demo-short test test-all test-chaos check format figures pretrain golden
+.PHONY: help env answer browser demo demo-short test test-all test-chaos check format figures pretrain methods golden
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -70,6 +70,9 @@ figures: env ## every figure and table of every study, from the run folders
 
 pretrain: env ## train the embedded base again, into ./pico (about an hour)
 	$(BIN)/ablora pretrain
+
+methods: env ## write docs/methods.md anew, from the presets and the docstrings of the axis values
+	$(BIN)/python -m ablora.config.catalogue > docs/methods.md
 
 golden: env ## write the golden numbers anew, after raising a revision
 	$(BIN)/python tests/golden/make.py

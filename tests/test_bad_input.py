@@ -15,10 +15,10 @@ CONF = conf_dir()
 GSM8K = "dataset=gsm8k dataset.validation_items=1"
 
 MISTAKES = {
-    "an unknown key": ("run trian.lr=1", ["trian.lr=1", "did you mean train.lr?", "method, model, dataset"]),
+    "an unknown key": ("run trian.lr=1", ["trian.lr=1", "did you mean train.lr?", "model, dataset, train"]),
     "an unknown field": ("run train.lrr=1", ["train.lrr=1", "train has lr, max_steps"]),
     "a new key": ("run +flavour=1", ["flavour=1", "the configuration has method, model"]),
-    "an unknown method": ("run method=lorra", ["method='lorra'", "did you mean method=lora?", "goat, lora, milora"]),
+    "an unknown method": ("run method=lorra", ["method='lorra'", "did you mean method=lora?", "middle_svd, milora"]),
     "a key by its last name": ("run lr=1e-3", ["lr=0.001", "did you mean train.lr?"]),
     "a space for a comma": ("run -m method=lora milora", ["'milora'", "commas and no spaces", "method=lora,milora"]),
     "a space after a comma": (
@@ -131,7 +131,7 @@ def test_a_typo_inside_a_sweep_file(tmp_path, monkeypatch, capsys):
         ("# @package _global_\nrank: 4\n", "a mapping with `grid`"),
         ("# @package _global_\nsweep:\n  gird: {seed: [0]}\n", "sweep.gird"),
         ("# @package _global_\nsweep:\n  grid: {seed: []}\n", "at least one value"),
-        ("# @package _global_\nsweep:\n  grid: {method: [lorra]}\n", "goat, lora, milora"),
+        ("# @package _global_\nsweep:\n  grid: {method: [lorra]}\n", "middle_svd, milora"),
         ("# @package _global_\nsweep:\n  grid: {method/inti: [zero_b]}\n", "method/inti"),
         ("# @package _global_\nsweep:\n  grid: {tracker: [wandb]}\n", "an axis of the runs"),
         ("# @package _global_\nsweep:\n  grid: {trian.lr: [1]}\n", "did you mean train.lr?"),

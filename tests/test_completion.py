@@ -67,7 +67,7 @@ def test_a_real_bash_completes_commands_studies_and_overrides(path, line, offers
         ("ablora clean --dry-run first ", ["--snapshots ", "--failed "]),
         ("ablora run --re", ["--retry "]),
         ("ablora run met", ["method=", "method/", "method."]),
-        ("ablora run method=mi", ["method=milora"]),
+        ("ablora run method=mil", ["method=milora"]),
         ("ablora run method/init=svd_m", ["method/init=svd_middle", "method/init=svd_minor"]),
         ("ablora run method=goat method.structure.e", ["method.structure.experts="]),
         ("ablora run -m method=lora,goat train.max_s", ["train.max_steps="]),

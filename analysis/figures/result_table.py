@@ -36,7 +36,8 @@ def shown_metrics(prepared: pd.DataFrame) -> list[str]:
     """What a table reports: the metrics of the task, and of forgetting the KL alone; the training loss only where there
     is nothing else, and never the validation split, which chose the learning rates."""
     found = [name for name in metrics_of(prepared) if prepared[name].notna().any()]
-    kept = [name for name in found if name not in _ELSEWHERE and not name.startswith(("validation_", "routing_"))]
+    aside = ("validation_", "routing_", "alignment_", "train_alignment_")
+    kept = [name for name in found if name not in _ELSEWHERE and not name.startswith(aside)]
     return kept or found
 
 

@@ -67,9 +67,14 @@ def test_a_crash_and_a_resume_change_no_bit(base, roots, undisturbed, crash_afte
     with pytest.raises(Interruption):
         run(roots, spec, watcher=Watcher(crash_after))
     watcher = Watcher()
+    # What a SIGKILL between writing aside and renaming leaves.
+    left = next(roots.runs.iterdir()) / "evals" / ".answer_loss.jsonl.x.aside"
+    left.parent.mkdir(exist_ok=True)
+    left.touch()
     (folder,) = run(roots, spec, watcher=watcher)
     assert watcher.started_at == {2: 0, 3: 0, 5: 4, 8: 6}[crash_after]
     assert outcome(folder) == undisturbed
+    assert not left.exists()
 
 
 def test_a_stop_signal_saves_at_the_next_step(base, roots, undisturbed):

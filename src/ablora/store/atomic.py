@@ -32,6 +32,12 @@ def replace(path: Path, write: Callable[[Path], None], durable: bool = True) -> 
         raise
 
 
+def clear(folder: Path) -> None:
+    """Remove what a writer that was killed left aside in a folder, or below it, whose one writer the caller is."""
+    for aside in folder.rglob(".*.aside"):
+        aside.unlink(missing_ok=True)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -85,6 +85,7 @@ class _Job:
                 run.load(saved.tensors, saved.counters)
             self.runs.append(run)
             claim.fence()
+            atomic.clear(folder.path)
             lines.keep(folder.metrics, lambda r, run=run: r["step"] <= _kept(run, r["kind"]))
             lines.keep(folder.timing, lambda r, run=run: r["step"] <= run.step)
             append_environment(folder)

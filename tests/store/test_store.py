@@ -129,6 +129,19 @@ def test_of_many_only_one_claims(tmp_path):
     assert not claims.is_held(RunFolder(tmp_path)), "its owner is dead"
 
 
+def test_who_claims_while_another_judges_is_not_taken_over(tmp_path):
+    """The race of `test_of_many_only_one_claims`, made certain: the other claims between the judgement and the link."""
+    folder = RunFolder(tmp_path)
+    assert claims.take(folder) is not None
+
+    def dies_and_is_followed(_owner):
+        assert claims.take(folder, alive=lambda _: False) is not None
+        return False
+
+    assert claims.take(folder, alive=dies_and_is_followed) is None
+    assert claims.latest(folder) == 1
+
+
 def test_a_dead_owner_is_taken_over_and_fenced(tmp_path):
     folder = RunFolder(tmp_path)
     code = (

@@ -59,8 +59,7 @@ def owner_of(folder: RunFolder, generation: int) -> dict[str, Any]:
 
 def is_held(folder: RunFolder, alive: Callable[[dict[str, Any]], bool] = alive_here) -> bool:
     """Whether a living process runs this run now."""
-    generation = latest(folder)
-    return generation >= 0 and not _released(folder, generation) and alive(owner_of(folder, generation))
+    return _lives(folder, latest(folder), alive)
 
 
 def is_held_beside(folder: RunFolder) -> bool:
@@ -73,10 +72,15 @@ def is_held_beside(folder: RunFolder) -> bool:
 
 
 def take(folder: RunFolder, alive: Callable[[dict[str, Any]], bool] = alive_here) -> Claim | None:
-    """Claim the run for this process, or None while a living process holds it."""
-    if is_held(folder, alive):
+    """Claim the run for this process, or None while a living process holds it.
+
+    The generation that was judged dead is the one that is followed. Reading the newest again after the judgement would
+    follow a claim that another process made in between, and take the run from a living owner.
+    """
+    judged = latest(folder)
+    if _lives(folder, judged, alive):
         return None
-    generation = latest(folder) + 1
+    generation = judged + 1
     aside = folder.path / f".claim-{uuid.uuid4().hex}"
     aside.write_text(json.dumps(whoami()))
     try:
@@ -91,6 +95,10 @@ def take(folder: RunFolder, alive: Callable[[dict[str, Any]], bool] = alive_here
 def release(claim: Claim) -> None:
     """Say that the owner is through with the run; its process may live on (a worker that drains several)."""
     (claim.folder.path / f"claim.{claim.generation}.released").touch()
+
+
+def _lives(folder: RunFolder, generation: int, alive: Callable[[dict[str, Any]], bool]) -> bool:
+    return generation >= 0 and not _released(folder, generation) and alive(owner_of(folder, generation))
 
 
 def _released(folder: RunFolder, generation: int) -> bool:

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from ablora.evals._base import Items, Outcome
 from ablora.evals._equivalent import Flow, align
+from ablora.method.adaptation import Adaptation, label_losses_of
 from ablora.method.attach import Adapted
 from ablora.method.structure.experts import Experts
 from ablora.method.structure.pair import Pair
 from ablora.models.base import Base
-from ablora.models.rows import Rows, label_losses, lay_out
+from ablora.models.rows import Rows, lay_out
 from ablora.spec import check
 
 
@@ -53,7 +54,9 @@ class Alignment:
     def __post_init__(self) -> None:
         check(self.max_items >= 1, "max_items", self.max_items, "an integer of at least 1")
 
-    def run(self, base: Base, adapted: Adapted, members: Sequence[Items]) -> list[Outcome | None]:
+    def run(self, base: Base, adapted: Adaptation, members: Sequence[Items]) -> list[Outcome | None]:
+        if not isinstance(adapted, Adapted):
+            return [None] * len(members)
         asked = [
             i for i, m in enumerate(adapted.members) if m.method and isinstance(m.method.structure, Pair | Experts)
         ]
@@ -68,17 +71,16 @@ def _backward(base: Base, adapted: Adapted, rows: Rows) -> tuple[dict[str, Tenso
     """Every module's inputs, and the gradient by its outputs of the sum over runs of each run's mean loss."""
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
-    state = adapted.state
-    state.real, state.per_token = rows.real, True
+    adapted.state.per_token = True
     try:
         with torch.enable_grad(), _listening(adapted, inputs, outputs):
-            nats = label_losses(base.model, rows)
+            nats = label_losses_of(adapted, rows)
             labels = rows.predicts.sum(1)
             share = (1 / labels.clamp(min=1)).to(nats.dtype).repeat_interleave(labels)
             # by outputs alone: no parameter's .grad is written
             found = torch.autograd.grad((nats * share).sum(), list(outputs.values()))
     finally:
-        state.real, state.per_token = None, False
+        adapted.state.per_token = False
     return inputs, dict(zip(outputs, found, strict=True))
 
 

@@ -8,9 +8,9 @@ import torch
 
 from ablora.data.encode import Encoded
 from ablora.evals._base import Items, Outcome
-from ablora.method.attach import Adapted
+from ablora.method.adaptation import Adaptation, label_losses_of
 from ablora.models.base import Base
-from ablora.models.rows import label_losses, lay_out
+from ablora.models.rows import lay_out
 from ablora.spec import check
 
 ROW_TOKENS = 2048
@@ -34,11 +34,11 @@ class AnswerLoss:
         check(self.max_items is None or self.max_items >= 1, "max_items", self.max_items, "null, or at least 1")
 
     @torch.no_grad()
-    def run(self, base: Base, adapted: Adapted, members: Sequence[Items]) -> list[Outcome]:
+    def run(self, base: Base, adapted: Adaptation, members: Sequence[Items]) -> list[Outcome]:
         losses: list[list[float]] = [[] for _ in members]
         for chunk in chunks_of([m.encoded for m in members]):
             rows = lay_out(chunk, base.model.device)
-            nats = label_losses(base.model, rows).double().cpu()
+            nats = label_losses_of(adapted, rows).double().cpu()
             sums = torch.zeros(sum(map(len, chunk)), dtype=torch.float64).index_add_(0, rows.owner.cpu(), nats)
             for mine, part in zip(losses, sums.split([len(run) for run in chunk])):
                 mine.extend(part.tolist())

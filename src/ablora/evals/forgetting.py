@@ -13,10 +13,9 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 from ablora.data.text import Chunk, Corpus, cut, spread, stream_of
 from ablora.evals._base import TEXT, Items, Outcome
 from ablora.evals._divergence import Compared, against_base
-from ablora.method.attach import Adapted
+from ablora.method.adaptation import Adaptation
 from ablora.models.base import Base
-from ablora.models.rows import lay_out
-from ablora.models.segments import packed_inputs
+from ablora.models.rows import head_of, lay_out
 from ablora.spec import check
 
 ROW_TOKENS = 2048
@@ -71,12 +70,12 @@ class Forgetting:
         check(context is None or self.chunk_tokens <= context, "chunk_tokens", self.chunk_tokens, legal)
 
     @torch.no_grad()
-    def run(self, base: Base, adapted: Adapted, members: Sequence[Items] = ()) -> list[Outcome]:
+    def run(self, base: Base, adapted: Adaptation, members: Sequence[Items] = ()) -> list[Outcome]:
         self.check_model(base.model.config)
         chunks = self.chunks(base)
         columns = _columns(base, adapted, chunks)
         return [_outcome(chunks, {name: column[i].tolist() for name, column in columns.items()})
-                for i in range(len(adapted.members))]  # fmt: skip
+                for i in range(len(adapted.records))]  # fmt: skip
 
     def chunks(self, base: Base) -> list[Chunk]:
         """The chunks that are evaluated, in the corpus's order."""
@@ -93,14 +92,14 @@ def _stream(
     return stream_of(corpus, tokenizer, vocabulary)
 
 
-def _columns(base: Base, adapted: Adapted, chunks: Sequence[Chunk]) -> dict[str, Float64[Tensor, "runs chunks"]]:
+def _columns(base: Base, adapted: Adaptation, chunks: Sequence[Chunk]) -> dict[str, Float64[Tensor, "runs chunks"]]:
     """Sums over each chunk's positions, by name."""
     parts: list[dict[str, Tensor]] = []
     for group in _groups(chunks):
         sums: dict[str, Tensor] = {}
         for compared, owner in _compared(base, adapted, group):
             for name, values in _named(compared).items():
-                blank = values.new_zeros(len(adapted.members), len(group), dtype=torch.float64)
+                blank = values.new_zeros(len(adapted.records), len(group), dtype=torch.float64)
                 sums[name] = sums.get(name, blank).index_add(1, owner, values.double())
         parts.append(sums)
     return {name: torch.cat([sums[name] for sums in parts], dim=1).cpu() for name in parts[0]}
@@ -124,18 +123,16 @@ class _Slice(NamedTuple):
     """Which chunk of the group a label belongs to."""
 
 
-def _compared(base: Base, adapted: Adapted, group: Sequence[Chunk]) -> Iterator[_Slice]:
+def _compared(base: Base, adapted: Adaptation, group: Sequence[Chunk]) -> Iterator[_Slice]:
     """One forward pass of the members and the base over the group's chunks; logits for a slice of positions at a
     time."""
-    rows = lay_out([group] * (len(adapted.members) + 1), base.model.device)
-    with adapted.beside_base():
-        hidden = base.model.base_model(**packed_inputs(rows.ids, rows.segments)).last_hidden_state
+    rows = lay_out([group] * (len(adapted.records) + 1), base.model.device)
+    hidden = adapted.hidden(rows, beside_base=True)
     hidden = hidden[:, rows.predicts[0]]  # (runs + 1, labels, width); all rows are laid out alike
     labels, owner = (t[: hidden.shape[1]] for t in (rows.labels, rows.owner))
-    head = cast(nn.Linear, base.model.get_output_embeddings())
-    size = max(1, SLICE_NUMBERS // (len(hidden) * head.weight.shape[0]))
+    size = max(1, SLICE_NUMBERS // (len(hidden) * cast(nn.Linear, head_of(base.model)).weight.shape[0]))
     for at in range(0, len(labels), size):
-        logits = head(hidden[:, at : at + size])
+        logits = adapted.logits(hidden[:, at : at + size], beside_base=True)
         here = slice(at, at + size)
         yield _Slice(against_base(logits[-1], logits[:-1], labels[here]), owner[here])
 

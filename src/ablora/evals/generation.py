@@ -1,14 +1,14 @@
 """Greedy generation, and whether the answer in it is the right one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from ablora.evals._base import Items, Outcome
-from ablora.method.attach import Adapted
+from ablora.method.adaptation import Adaptation
 from ablora.models.base import Base
 from ablora.spec import check
 
@@ -36,25 +36,24 @@ class Generation:
         check(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "an integer of at least 1")
 
     @torch.no_grad()
-    def run(self, base: Base, adapted: Adapted, members: Sequence[Items]) -> list[Outcome]:
+    def run(self, base: Base, adapted: Adaptation, members: Sequence[Items]) -> list[Outcome]:
         texts: list[list[str]] = [[] for _ in members]
         longest = max(len(m.encoded) for m in members)
         for start in range(0, longest, BATCH):
             prompts = [[e.input_ids[: e.answer_start] for e in m.encoded[start : start + BATCH]] for m in members]
-            for mine, new in zip(texts, self._generate(base, prompts)):
+            for mine, new in zip(texts, self._generate(base, adapted, prompts)):
                 mine.extend(new)
         return [_outcome(m, mine) for m, mine in zip(members, texts)]
 
-    def _generate(self, base: Base, prompts: Sequence[Sequence[tuple[int, ...]]]) -> list[list[str]]:
+    def _generate(
+        self, base: Base, adapted: Adaptation, prompts: Sequence[Sequence[tuple[int, ...]]]
+    ) -> list[list[str]]:
         """New text per run and prompt; rows are run-major and, for the adapters, equally many per run."""
         most = max(map(len, prompts))
         flat = [prompt for run in prompts for prompt in [*run, *[(base.end_id,)] * (most - len(run))]]
         ids, mask = pad_left(flat, base.end_id)
         device = base.model.device
-        generate = cast(
-            Callable[..., Tensor], base.model.generate
-        )  # transformers' own mixin, typed as a module's attribute
-        out = generate(
+        out = adapted.generate(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
             max_new_tokens=self.max_new_tokens,

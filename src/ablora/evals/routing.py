@@ -11,10 +11,10 @@ from ablora.data.encode import Encoded
 from ablora.evals._base import Items, Outcome
 from ablora.evals._routes import Labels, Routes, mutual_information
 from ablora.evals.answer_loss import chunks_of
+from ablora.method.adaptation import Adaptation
 from ablora.method.attach import Adapted
 from ablora.models.base import Base
 from ablora.models.rows import lay_out
-from ablora.models.segments import packed_inputs
 from ablora.spec import check
 
 
@@ -48,7 +48,9 @@ class Routing:
         check(self.max_items is None or self.max_items >= 1, "max_items", self.max_items, "null, or at least 1")
 
     @torch.no_grad()
-    def run(self, base: Base, adapted: Adapted, members: Sequence[Items]) -> list[Outcome | None]:
+    def run(self, base: Base, adapted: Adaptation, members: Sequence[Items]) -> list[Outcome | None]:
+        if not isinstance(adapted, Adapted):
+            return [None] * len(members)
         mixtures = [i for i, m in enumerate(adapted.members) if m.method and m.method.structure.experts > 1]
         if not mixtures:
             return [None] * len(members)
@@ -72,12 +74,11 @@ def frequency_bins(items: Sequence[Encoded]) -> dict[int, int]:
 def _forward(base: Base, adapted: Adapted, chunk: Sequence[Sequence[Encoded]]) -> None:
     """One pass without logits; the structures' reports on single tokens are in `adapted.state` after it."""
     rows = lay_out(chunk, base.model.device)
-    state = adapted.state
-    state.real, state.per_token = rows.real, True
+    adapted.state.per_token = True
     try:
-        base.model.base_model(**packed_inputs(rows.ids, rows.segments))
+        adapted.hidden(rows)
     finally:
-        state.real, state.per_token = None, False
+        adapted.state.per_token = False
 
 
 def _labels(items: Sequence[Encoded], bins: Mapping[int, int], device: torch.device) -> Labels:

@@ -4,12 +4,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import Parameter
+from transformers import PreTrainedModel
 
+from ablora.method.adaptation import ModuleRecord
+from ablora.method.dropout import Draw
+from ablora.method.export import save_adapter
 from ablora.method.init._base import DataDriven, Init, Site, Start, Triplets
 from ablora.method.layer import Layer, out_in, weight_of
 from ablora.method.lowrank import LowRank
@@ -19,6 +25,7 @@ from ablora.method.seeds import generator
 from ablora.method.stack import Stack
 from ablora.method.structure._base import Factors, Shape, Stats, inward_rank, with_start
 from ablora.method.targets import find_targets
+from ablora.models.rows import Rows, head_of, last_states
 from ablora.spec import AdapterSpec, BadInput, check
 from ablora.spectra.library import Library
 from ablora.spectra.statistics import Collected
@@ -35,15 +42,6 @@ class Member:
     seed: int
     statistics: Collected | None = None
     """What a data-driven start asked to know of the base."""
-
-
-class ModuleRecord(NamedTuple):
-    """What was realised in one module."""
-
-    scaling: float | tuple[float, ...]
-    """s; of every expert where they differ in it."""
-    rank: int
-    parameters: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,19 +143,33 @@ class Adapted:
         present = [share for share in shares if share is not None]
         return torch.stack(present).sum() if present else None
 
+    def hidden(
+        self, rows: Rows, draws: Sequence[Draw] | None = None, beside_base: bool = False
+    ) -> Float[Tensor, "runs tokens width"]:
+        """The last hidden states, a row per member, and behind them the base's from the same pass if it is asked."""
+        state = self.state
+        state.real, state.draws = rows.real, draws
+        state.runs += beside_base
+        try:
+            return last_states(cast(PreTrainedModel, self.model), rows)
+        finally:
+            state.real = state.draws = None
+            state.runs -= beside_base
+
+    def logits(self, hidden: Float[Tensor, "*rows width"], beside_base: bool = False) -> Float[Tensor, "*rows vocab"]:
+        """The head is the base's for every row."""
+        return head_of(cast(PreTrainedModel, self.model))(hidden)
+
+    def generate(self, **inputs: Any) -> Tensor:
+        return cast(Any, self.model).generate(**inputs)
+
+    def save(self, member: int, folder: Path) -> None:
+        save_adapter(self, member, folder)
+
     def detach(self) -> None:
         """Give the model its own layers back; the base is as it was before `attach`."""
         for name, layer in self.modules.items():
             self.model.set_submodule(name, layer.base)
-
-    @contextmanager
-    def beside_base(self) -> Iterator[None]:
-        """Within it a batch has one more row, behind the members': the base's own, from the same forward pass."""
-        self.state.runs += 1
-        try:
-            yield
-        finally:
-            self.state.runs -= 1
 
     @contextmanager
     def disabled(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ adapter_config.json          PEFT's LoraConfig for them
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,16 +16,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from ablora.method.attach import Adapted
 from ablora.method.layer import turned, weight_of
 from ablora.method.structure._base import Unmergeable
 from ablora.store.atomic import Corrupted, replace, write_json
+
+if TYPE_CHECKING:
+    from ablora.method.attach import Adapted
 
 SCHEMA = 1
 EXACT = "ablora_adapter.safetensors"
 
 
-def save_adapter(adapted: Adapted, member: int, folder: Path) -> None:
+def save_adapter(adapted: "Adapted", member: int, folder: Path) -> None:
     """Write one member's adapter; each file appears whole."""
     exact = {**adapted.parameters(member), **adapted.constants(member)}
     _save(folder / EXACT, exact)
@@ -38,7 +40,7 @@ def save_adapter(adapted: Adapted, member: int, folder: Path) -> None:
     write_json(folder / "ablora_adapter.json", {"schema": SCHEMA, "modules": records, "peft": peft is not None})
 
 
-def load_adapter(adapted: Adapted, member: int, folder: Path) -> None:
+def load_adapter(adapted: "Adapted", member: int, folder: Path) -> None:
     """Put a saved adapter into a member that was attached with the same method; nothing is decomposed again."""
     path = folder / EXACT
     try:
@@ -54,7 +56,7 @@ def load_adapter(adapted: Adapted, member: int, folder: Path) -> None:
     adapted.write(member, tensors)
 
 
-def peft_tensors(adapted: Adapted, member: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def peft_tensors(adapted: "Adapted", member: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """(tensors, LoraConfig) of the same update as a LoRA adapter; None where the update depends on the token.
 
     PEFT's scaling is alpha / r; s may differ between modules, so it is folded into B, and alpha = r.
@@ -79,7 +81,7 @@ def peft_tensors(adapted: Adapted, member: int) -> tuple[dict[str, Tensor], dict
     return {k: t.detach().to(torch.float32).contiguous() for k, t in tensors.items()}, config
 
 
-def _peft_config(adapted: Adapted, rank: int, dora: bool) -> dict[str, Any]:
+def _peft_config(adapted: "Adapted", rank: int, dora: bool) -> dict[str, Any]:
     return {
         "use_dora": dora,
         "peft_type": "LORA",
@@ -95,13 +97,13 @@ def _peft_config(adapted: Adapted, rank: int, dora: bool) -> dict[str, Any]:
     }
 
 
-def module_tensors(adapted: Adapted, member: int, module: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def module_tensors(adapted: "Adapted", member: int, module: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(parameters, trained or held; fixed tensors) of one member in one module, by role."""
     params, frozen = adapted.factors(member)[module]
     return {role: tensor.detach() for role, tensor in params.items()}, dict(frozen)
 
 
-def merged_weights(adapted: Adapted, member: int) -> dict[str, Tensor]:
+def merged_weights(adapted: "Adapted", member: int) -> dict[str, Tensor]:
     """Every adapted module's weight with the update in it, as it is stored; Unmergeable for token-routed structures."""
     method = adapted.members[member].method
     assert method is not None

@@ -39,7 +39,7 @@ def calibrate(specs: Sequence[RunSpec], base: Base, folder: Path | None) -> list
     found: dict[str, Collected] = {}
     out: list[Collected | None] = []
     for spec in specs:
-        init = spec.method.init
+        init = getattr(spec.method, "init", None)
         if not isinstance(init, DataDriven):
             out.append(None)
             continue

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from ablora.evals._base import TEXT, Outcome
-from ablora.method.attach import Adapted, Member, attach
-from ablora.method.export import save_adapter
+from ablora.method.adapt import adapt
+from ablora.method.adaptation import Adaptation
+from ablora.method.attach import Member
 from ablora.models.base import Base, load
 from ablora.spec import RunSpec, check
-from ablora.spectra.library import Library
 from ablora.store import atomic, lines
 from ablora.store.claims import Claim
 from ablora.store.roots import Roots
@@ -49,7 +49,7 @@ def execute(
     check(all(spec.model == specs[0].model for spec in specs), "model", "several", "one base model within a pack")
     seen = calibrate(specs, base, roots.cache)
     members = [Member(s.method, s.rank or 0, s.adapter, s.seed, c) for s, c in zip(specs, seen)]
-    adapted = attach(base.model, members, Library(roots.cache))
+    adapted = adapt(base.model, members, roots.cache)
     try:
         job = _Job(base, adapted, observers)
         job.start(pack, claims, specs)
@@ -67,13 +67,13 @@ def _load(model: Any) -> Base:
 class _Job:
     """A pack at work."""
 
-    def __init__(self, base: Base, adapted: Adapted, observers: Sequence[Observer]):
+    def __init__(self, base: Base, adapted: Adaptation, observers: Sequence[Observer]):
         self.base, self.adapted, self.observers = base, adapted, observers
         self.runs: list[RunState] = []
         self.left_out: list[dict[str, list[str]]] = []
         self._began_s = time.monotonic()
         self._training_s = 0.0
-        self._tokens = [0] * len(adapted.members)
+        self._tokens = [0] * len(adapted.records)
 
     def start(self, pack: Sequence[RunFolder], claims: Sequence[Claim], specs: Sequence[RunSpec]) -> None:
         """Bring every run to where its checkpoint left it, and cut its records back to there."""
@@ -167,7 +167,7 @@ class _Job:
             if not run.active:  # its evaluation was no number
                 continue
             run.claim.fence()
-            save_adapter(self.adapted, run.index, run.folder.adapter)
+            self.adapted.save(run.index, run.folder.adapter)
             self._time(run)
             atomic.write_json(run.folder.result, self._result(run))
             run.active = False

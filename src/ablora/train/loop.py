@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ablora.method.attach import Adapted
+from ablora.method.adaptation import Adaptation, label_losses_of
 from ablora.models.base import Base
-from ablora.models.rows import Rows, label_losses, lay_out
+from ablora.models.rows import Rows, lay_out
 from ablora.train.member import Diverged, RunState
 
 
@@ -24,7 +24,7 @@ class Trained(NamedTuple):
     """All tokens that went through the model for it."""
 
 
-def train_step(base: Base, adapted: Adapted, runs: Sequence[RunState]) -> dict[int, Trained | Diverged]:
+def train_step(base: Base, adapted: Adaptation, runs: Sequence[RunState]) -> dict[int, Trained | Diverged]:
     """One optimizer step of every active run, in one forward and backward pass per micro-batch.
 
     The loss of a run's step is the sum over its answer tokens divided by their number in the whole step, so any
@@ -39,8 +39,8 @@ def train_step(base: Base, adapted: Adapted, runs: Sequence[RunState]) -> dict[i
     adapted.clear_gradients()
     for micro in range(max(map(len, steps))):
         rows = lay_out([step[micro] if micro < len(step) else [] for step in steps], base.model.device)
-        adapted.state.real, adapted.state.draws = rows.real, [run.draw(micro) for run in runs]
-        per_run = _sum_by_run(label_losses(base.model, rows), rows, steps, micro)
+        draws = [run.draw(micro) for run in runs]
+        per_run = _sum_by_run(label_losses_of(adapted, rows, draws), rows, steps, micro)
         sums += per_run.detach().cpu()
         terms = [per_run[i] / labels[i] for i in range(len(runs)) if labels[i]]
         for i, step in enumerate(steps):
@@ -48,7 +48,6 @@ def train_step(base: Base, adapted: Adapted, runs: Sequence[RunState]) -> dict[i
                 share = sum(len(e.input_ids) for e in step[micro]) / totals[i]
                 terms.extend(_penalty(adapted, i, share, stats[i]))
         torch.stack(terms).sum().backward()
-    adapted.state.real = adapted.state.draws = None
     adapted.hand_out_gradients()
     return {i: _update(run, sums[i].item() / labels[i], labels[i], stats[i], totals[i])
             for i, run in enumerate(runs) if steps[i]}  # fmt: skip
@@ -64,7 +63,7 @@ def _sum_by_run(losses: Tensor, rows: Rows, steps: Sequence[Sequence[Sequence[An
     return torch.stack([part.double().sum() for part in losses.split(counts)])
 
 
-def _penalty(adapted: Adapted, member: int, share: float, stats: dict[str, float]) -> list[Tensor]:
+def _penalty(adapted: Adaptation, member: int, share: float, stats: dict[str, float]) -> list[Tensor]:
     """The structure's penalty at its share, and its scalar reports, averaged over modules, added to `stats`."""
     for name, value in mean_stats(adapted.stats(member)).items():
         stats[name] = stats.get(name, 0.0) + share * value

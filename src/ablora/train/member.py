@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from ablora.method.attach import Adapted
+from ablora.method.adaptation import Adaptation
 from ablora.method.dropout import Draw
 from ablora.spec import RunSpec, TrainSpec
 from ablora.store.claims import Claim
@@ -24,7 +24,9 @@ class Diverged(RuntimeError):  # noqa: N818 -- what happened to the run
 class RunState:
     """A run's parameters, optimizer, schedule, data and counters; nothing in it knows the other members."""
 
-    def __init__(self, index: int, folder: RunFolder, claim: Claim, spec: RunSpec, data: TrainData, adapted: Adapted):
+    def __init__(
+        self, index: int, folder: RunFolder, claim: Claim, spec: RunSpec, data: TrainData, adapted: Adaptation
+    ):
         self.index, self.folder, self.claim, self.spec, self.data = index, folder, claim, spec, data
         self.parameters: dict[str, Parameter] = adapted.parameters(index)
         self.factors = adapted.factors(index)
@@ -61,10 +63,9 @@ class RunState:
         shrink = factor(train, self.step + 1)
         for group, rate in zip(self.optimizer.param_groups, self._rates):
             group["lr"] = rate * shrink
-        method = self.spec.method
-        reports = method.update.step(self.optimizer, self.factors, method.structure.experts)
+        reports = self.spec.method.step(self.optimizer, self.factors)
         self.step += 1
-        method.structure.after_step(self.factors, self.structure_state, self.step, train.max_steps)
+        self.spec.method.after_step(self.factors, self.structure_state, self.step, train.max_steps)
         return train.lr * shrink, norm.item(), reports
 
     def state(self) -> dict[str, Tensor]:
@@ -100,7 +101,7 @@ class RunState:
 def make_optimizer(spec: RunSpec, roles: Mapping[str, list[Parameter]]) -> torch.optim.Optimizer:
     """An ordinary torch optimizer over the run's own views; fused: 28 ms where the default took 146 (84 modules)."""
     train: TrainSpec = spec.train
-    groups = spec.method.update.groups(roles, train.lr)
+    groups = spec.method.groups(roles, train.lr)
     grouped = [id(p) for group in groups for p in group["params"]]
     owned = [id(p) for parameters in roles.values() for p in parameters]
     assert sorted(grouped) == sorted(owned), "every trainable parameter belongs to exactly one optimizer group"

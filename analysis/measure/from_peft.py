@@ -9,9 +9,9 @@ from typing import Any
 
 from ablora.spec import BadInput, check
 from ablora.store.atomic import Corrupted, read_json
+from ablora.store.tensor_file import TensorFile, open_checked, require_names, require_shape
 from ablora_analysis.measure.adapters import WHOLE, Adapter, Part, require_module
 from ablora_analysis.measure.base_weights import BaseWeights
-from ablora_analysis.measure.tensor_file import TensorFile, open_checked, require_names, require_shape
 from ablora_analysis.measure.update import Update
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"

@@ -24,10 +24,10 @@ from ablora.spec import BadInput, RunSpec, check, run_id
 from ablora.store import lines
 from ablora.store.atomic import Corrupted, read_json
 from ablora.store.run_folder import RunFolder
+from ablora.store.tensor_file import TensorFile, open_checked, require_names, require_shape
 from ablora.tree import build
 from ablora_analysis.measure.adapters import EXPECTED, WHOLE, Adapter, Part, require_module
 from ablora_analysis.measure.base_weights import BaseWeights
-from ablora_analysis.measure.tensor_file import TensorFile, open_checked, require_names, require_shape
 from ablora_analysis.measure.update import Factors, Update, expected, experts, pair
 
 STRUCTURES = (Pair, Experts, Adalora)

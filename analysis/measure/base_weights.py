@@ -54,6 +54,12 @@ class BaseWeights:
     def fingerprint(self) -> str:
         return content_of(self.folder)
 
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """(out, in) of every module whose weight is a matrix."""
+        modules = [name.removesuffix(".weight") for name in self._places if name.endswith(".weight")]
+        return {module: shape for module in modules if (shape := self.shape(module)) is not None}
+
     def shape(self, module: str) -> tuple[int, int] | None:
         """(out, in) of a linear module's weight; None where the base has no such matrix."""
         _, shape = self._places.get(f"{module}.weight", (None, ()))

@@ -1,126 +1,89 @@
-"""Adapters that Hugging Face PEFT saved: plain LoRA and rsLoRA, whose update is s B A on the untouched base."""
+"""Adapters that Hugging Face PEFT saved: what merging them adds to the untouched base."""
 
-import math
-import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from ablora.spec import BadInput, check
-from ablora.store.atomic import Corrupted, read_json
-from ablora.store.tensor_file import TensorFile, open_checked, require_names, require_shape
-from ablora_analysis.measure.adapters import WHOLE, Adapter, Part, require_module
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ablora.method.import_peft import PeftAdapter
+from ablora.method.import_peft import open_peft as open_saved
+from ablora.method.init._base import Site, Triplets
+from ablora.method.init.saved import Saved
+from ablora.method.seeds import generator
+from ablora.spec import check
+from ablora.spectra.library import Library
+from ablora_analysis.measure import update
+from ablora_analysis.measure.adapters import WHOLE, Adapter, Part
 from ablora_analysis.measure.base_weights import BaseWeights
 from ablora_analysis.measure.update import Update
 
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."
-STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
-"""Values of init_lora_weights that leave the base weight as it is (huggingface/peft 0.21.2 tuners/lora/layer.py)."""
-RESIDUAL = ("pissa", "olora", "loftq", "corda", "lora_ga")
-"""Those that overwrite it with a residual, so that s B A is not what was learnt."""
-UNSUPPORTED = (
-    "use_dora", "modules_to_save", "trainable_token_indices", "layer_replication", "target_parameters",
-    "fan_in_fan_out", "lora_bias", "use_qalora", "use_bdlora", "kasa_config", "monteclora_config",
-    "alora_invocation_tokens", "arrow_config", "megatron_config",
-)  # fmt: skip
-"""Options under which the update is not s B A of linear layers alone; each must be absent, null or false."""
 
+def open_peft(folder: Path, base: Path | None = None, library: Library | None = None) -> Adapter:
+    """A folder that PEFT's `save_pretrained` wrote, checked against its base.
 
-def open_peft(folder: Path, base: Path | None = None) -> Adapter:
-    """A folder that PEFT's `save_pretrained` wrote, checked against its base."""
-    path = folder / CONFIG
-    config = read_json(path)
-    check(isinstance(config, dict), str(path), type(config).__name__, "PEFT's LoraConfig")
-    _require_plain(path, config)
-    weights = BaseWeights(_base(path, config, base))
-    check((folder / TENSORS).exists(), str(folder), "no " + TENSORS, f"a folder with {TENSORS} (no pickled weights)")
-    file = open_checked(folder / TENSORS)
-    ranks = _require_complete(path, config, file, weights)
-    scales = {module: scaling(config, module) for module in ranks}
+    `library`: where decompositions are kept, which an unconverted PiSSA needs.
+    """
+    saved = open_saved(folder)
+    weights = BaseWeights(_base(saved, base))
+    saved.require(weights.shapes, str(weights.folder))
+    start = partial(_start, saved, weights, library or Library(None))
     return Adapter(
         id=str(folder),
         base=weights,
-        ranks=ranks,
-        content=f"{file.sha256} {sorted(scales.items())}",
-        parts=partial(_parts, file, scales),
-        start=lambda module: None,
+        ranks={module: saved.config.rank(module) for module in saved.modules},
+        content=saved.content,
+        parts=partial(_parts, saved, weights, start),
+        start=lambda module: start(module).get("A0"),
     )
 
 
-def _require_plain(path: Path, config: Mapping[str, Any]) -> None:
-    def refuse(key: str, value: Any, legal: str) -> None:
-        raise BadInput(f"{path}: {key}", value, legal)
-
-    if config.get("peft_type") != "LORA":
-        refuse("peft_type", config.get("peft_type"), "LORA (plain or with use_rslora)")
-    start = config.get("init_lora_weights", True)
-    if isinstance(start, str) and start.lower().startswith(RESIDUAL):
-        refuse("init_lora_weights", start, "an adapter that was converted when it was saved, with PEFT's "
-               "save_pretrained(path_initial_model_for_weight_conversion=...): this one starts from a changed base, "
-               "so that its factors alone do not say what was learnt")  # fmt: skip
-    if start not in STARTS:
-        refuse("init_lora_weights", start, f"one of {', '.join(map(str, STARTS))}")
-    if config.get("bias", "none") != "none":
-        refuse("bias", config["bias"], "none: trained biases are part of the update and are not measured")
-    for key in UNSUPPORTED:
-        if config.get(key):
-            refuse(key, config[key], "null or false: with it the update is not s B A of linear layers alone")
-
-
-def _base(path: Path, config: Mapping[str, Any], base: Path | None) -> Path:
-    named = config.get("base_model_name_or_path")
+def _base(saved: PeftAdapter, base: Path | None) -> Path:
+    named = saved.config.tree.get("base_model_name_or_path")
     if base is None:
         legal = "a local folder; say where the base is with --base FOLDER (or --base pico)"
-        check(isinstance(named, str) and Path(named).is_dir(), f"{path}: base_model_name_or_path", named, legal)
+        field = f"{saved.config.path}: base_model_name_or_path"
+        check(isinstance(named, str) and Path(named).is_dir(), field, named, legal)
     return base or Path(str(named))
 
 
-def _require_complete(path: Path, config: Mapping[str, Any], file: TensorFile, base: BaseWeights) -> dict[str, int]:
-    modules = _modules(file)
-    require_names(file, [f"{PREFIX}{module}.lora_{side}.weight" for module in modules for side in "AB"])
-    ranks = {module: rank_of(config, module) for module in modules}
-    why = f"as r or rank_pattern in {path.name} and the base {base.folder} say"
-    for module, rank in ranks.items():
-        out_features, in_features = require_module(base, file.path, module)
-        require_shape(file, f"{PREFIX}{module}.lora_A.weight", (rank, in_features), why)
-        require_shape(file, f"{PREFIX}{module}.lora_B.weight", (out_features, rank), why)
-    return ranks
+def _start(saved: PeftAdapter, base: BaseWeights, library: Library, module: str) -> dict[str, Tensor]:
+    """A0 and B0 of a start that the base gives again (PiSSA, OLoRA), else nothing: PEFT does not say where it began."""
+    if saved.config.residual is None:
+        return {}
+    init, weight = Saved(path=str(saved.folder)), base.weight(module)
+    site = Site(weight, saved.config.rank(module), 1, saved.config.scale(module), generator("none"), module=module)
+    indices = init.indices(site)
+    triplets = None
+    if indices is not None:
+        spectrum = library.spectrum(weight, indices)
+        at = spectrum.positions(indices)
+        assert at is not None
+        triplets = Triplets(spectrum.u[at], spectrum.sigma[indices], spectrum.v[at])
+    start = init(site, triplets)
+    assert start.B is not None
+    return {"A0": start.A, "B0": start.B}
 
 
-def _modules(file: TensorFile) -> list[str]:
-    """The adapted modules; a tensor that is no factor of one is refused by name."""
-    found = {}
-    for name in file.shapes:
-        match = re.fullmatch(rf"{re.escape(PREFIX)}(.+)\.lora_[AB]\.weight", name)
-        if match is None:
-            raise Corrupted(f"{file.path}: {name}", "not expected", f"{PREFIX}MODULE.lora_A.weight or .lora_B.weight")
-        found[match[1]] = None
-    check(bool(found), str(file.path), "no tensors", "at least one adapted module")
-    return list(found)
+def _parts(
+    saved: PeftAdapter, base: BaseWeights, start: Callable[[str], dict[str, Tensor]], module: str
+) -> dict[str, Part]:
+    tensors, rank, s = saved.read(module), saved.config.rank(module), saved.config.scale(module)
+    scale = torch.full((rank,), s, dtype=torch.float64)
+    if saved.kind == "adalora":
+        scale = scale * tensors["E"][:, 0].double()
+    own = update.pair({"A": tensors["A"], "B": tensors["B"], "scale": scale, **start(module)})
+    if saved.kind == "dora":
+        own = _rescaled(own, base.weight(module).double(), tensors["magnitude"].double())
+    return {WHOLE: Part(own, rank, "")}
 
 
-def rank_of(config: Mapping[str, Any], module: str) -> int:
-    return _by_pattern(config, "rank_pattern", "r", 8, module)
-
-
-def scaling(config: Mapping[str, Any], module: str) -> float:
-    """s = alpha / r, or alpha / sqrt(r) with use_rslora, with the module's own alpha and r where patterns match it."""
-    rank, alpha = rank_of(config, module), _by_pattern(config, "alpha_pattern", "lora_alpha", 8, module)
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-
-
-def _by_pattern(config: Mapping[str, Any], patterns: str, key: str, default: int, module: str) -> Any:
-    """The first pattern that the module's name ends with (a regular expression, from the start or after a dot)."""
-    for pattern, value in (config.get(patterns) or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
-    return config.get(key, default)
-
-
-def _parts(file: TensorFile, scales: Mapping[str, float], module: str) -> dict[str, Part]:
-    a, b = (f"{PREFIX}{module}.lora_{side}.weight" for side in "AB")
-    tensors = file.read([a, b])
-    update = Update(scales[module] * tensors[b].double(), tensors[a].double())
-    return {WHOLE: Part(update, len(update.A), "")}
+def _rescaled(own: Update, weight: Float[Tensor, "out in"], magnitude: Float[Tensor, " out"]) -> Update:
+    """DoRA's diag(m / |V|) V - W0, V = W0 + B A: dense, for it has the rank of W0; one factor is the identity."""
+    whole = weight + own.B @ own.A
+    delta = (magnitude / torch.linalg.vector_norm(whole, dim=1))[:, None] * whole - weight
+    m, n = delta.shape
+    eye = torch.eye(min(m, n), dtype=delta.dtype)
+    return Update(delta, eye) if n <= m else Update(eye, delta)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from ablora.method.peft_config import CONFIG
 from ablora.spec import BadInput, check
 from ablora.spectra.library import Library
 from ablora.store.atomic import read_json, replace, write_json
@@ -18,7 +19,7 @@ from ablora_analysis.figures.arms import Choice
 from ablora_analysis.measure.adapters import Adapter
 from ablora_analysis.measure.base_weights import base_folder
 from ablora_analysis.measure.frames import NAMES, Pair, measure
-from ablora_analysis.measure.from_peft import CONFIG, open_peft
+from ablora_analysis.measure.from_peft import open_peft
 from ablora_analysis.measure.from_run import open_run
 
 REVISION = 1
@@ -127,5 +128,5 @@ def open_adapter(path: str | Path, base: Path | None, roots: Roots) -> Adapter:
         if (place / "spec.json").exists():
             return open_run(RunFolder(place.resolve()), base)
     if (own / CONFIG).exists():
-        return open_peft(own, base)
+        return open_peft(own, base, Library(roots.cache))
     raise BadInput("adapter", str(path), f"a study, a run's folder or id, or a folder with PEFT's {CONFIG}")

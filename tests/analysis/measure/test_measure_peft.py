@@ -109,16 +109,17 @@ def edited(plain: Path, tmp_path: Path, **config) -> Path:
 @pytest.mark.parametrize(
     ("config", "named"),
     [
-        ({"use_dora": True}, "use_dora=True"),
+        ({"use_dora": True}, "lora_magnitude_vector='missing"),
         ({"bias": "all"}, "bias='all'"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"peft_type": "ADALORA"}, "peft_type='ADALORA'"),
-        ({"init_lora_weights": "pissa"}, "path_initial_model_for_weight_conversion"),
-        ({"init_lora_weights": "pissa_niter_4"}, "converted"),
-        ({"init_lora_weights": "olora"}, "converted"),
+        ({"peft_type": "LOHA"}, "peft_type='LOHA'"),
+        ({"init_lora_weights": "pissa_niter_4"}, "path_initial_model_for_weight_conversion"),
+        ({"init_lora_weights": "corda"}, "converted"),
+        ({"init_lora_weights": "lora_ga"}, "converted"),
+        ({"init_lora_weights": "loftq"}, "quantised"),
         ({"init_lora_weights": "unheard_of"}, "gaussian"),
         ({"lora_bias": True}, "lora_bias"),
-        ({"fan_in_fan_out": True}, "fan_in_fan_out"),
+        ({"an_option_of_next_year": 1}, "an_option_of_next_year=1"),
         ({"target_parameters": ["x"]}, "target_parameters"),
         ({"r": 5}, r"lora_A.weight.*\(5, "),
         ({"base_model_name_or_path": "some/hub-name"}, "--base"),
@@ -169,7 +170,7 @@ def test_a_cut_file_a_missing_one_and_no_base_are_named(base, plain, tmp_path):
     with pytest.raises(BadInput, match=r"adapter_model.safetensors.*whole safetensors"):
         open_peft(folder, base)
     path.unlink()
-    with pytest.raises(BadInput, match="no pickled weights"):
+    with pytest.raises(BadInput, match="adapter_model.safetensors is not there"):
         open_peft(folder, base)
     with pytest.raises(BadInput, match="base="):
         open_peft(plain, tmp_path)

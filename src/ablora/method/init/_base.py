@@ -1,7 +1,8 @@
 """The contract of an initialisation: where A and B start, given the base weight and what is known of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +16,8 @@ class Start(NamedTuple):
 
     A: Float[Tensor, "rank in"]
     B: Float[Tensor, "rank out"] | None
+    learnt: Mapping[str, Tensor] | None = None
+    """Where training goes on, by role, if an earlier one has left the start; what is subtracted is the start still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,8 @@ class Site:
     """The run's own, derived from its seed and the module's name."""
     statistics: Sums | None = None
     """What `DataDriven.statistic` asked for, of this module."""
+    module: str = ""
+    """Its dotted name."""
 
 
 class Triplets(NamedTuple):
@@ -71,4 +76,22 @@ class DataDriven(Protocol):
 
     def largest_rank(self, out_features: int, in_features: int) -> int:
         """The most directions that it can start in a module."""
+        ...
+
+
+@runtime_checkable
+class Brought(Protocol):
+    """What an initialisation has beside that if it brings factors that were trained before, with their own rank and
+    scale in each module."""
+
+    def require(self, structure: Any, rank: int | None, base: Mapping[str, tuple[int, int]]) -> None:
+        """Refuse a structure, a rank or targets ((out, in) by name) that its factors are not of."""
+        ...
+
+    def rank(self, module: str) -> int:
+        """Directions in one module; 0: it has nothing there, and the module gets no adapter."""
+        ...
+
+    def scale(self, module: str) -> float:
+        """s of one module, in place of the scaling's."""
         ...

@@ -1,6 +1,7 @@
 """Methods as the configuration composes them: `method("goat", "structure.top_k=1")`."""
 
 from functools import cache
+from typing import Any
 
 from ablora.config.compose import Composer, resolve
 from ablora.config.loader import conf_dir, open_loader
@@ -9,7 +10,7 @@ from ablora.tree import build
 
 
 @cache
-def method(name: str, *overrides: str) -> LowRank:
+def method(name: str, *overrides: str) -> Any:
     """The preset conf/method/<name>.yaml; overrides are relative to `method` (`init=svd_minor` for a group)."""
     groups = [f"method/{o}" if _is_axis(o) else f"method.{o}" for o in overrides]
     with open_loader() as loader:
@@ -26,9 +27,19 @@ def fitting(chosen: LowRank | None, least: int = 8) -> int:
     return -(-least // experts) * experts
 
 
-def names() -> list[str]:
+def every() -> list[str]:
     """Every preset there is: a new one is under test the moment its YAML exists."""
     return sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
+
+
+def names() -> list[str]:
+    """The low-rank ones, of four choices."""
+    return [name for name in every() if isinstance(method(name), LowRank)]
+
+
+def others() -> list[str]:
+    """Those that are no four choices."""
+    return [name for name in every() if not isinstance(method(name), LowRank)]
 
 
 def axis_values(axis: str) -> list[str]:

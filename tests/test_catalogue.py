@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ablora.config import catalogue
-from presets import names
+from presets import every
 
 ROOT = Path(__file__).parents[1]
 
@@ -14,6 +14,6 @@ def test_the_document_is_what_the_code_says() -> None:
 
 def test_every_preset_has_its_row_and_its_count() -> None:
     rows = {row.split("`")[1]: row for row in catalogue.rows() if row.startswith("| `")}
-    assert list(rows) == names()
+    assert list(rows) == every()
     assert "| 583,680 | yes |" in rows["lora"], "28 modules of pico at rank 40"
     assert "| no |" in rows["goat"]

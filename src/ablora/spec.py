@@ -68,7 +68,7 @@ class TrainSpec:
 
     lr: float
     max_steps: int
-    """Optimizer steps."""
+    """Optimizer steps; 0: the start is evaluated and saved, nothing is trained."""
     batch_size: int
     """Examples per optimizer step."""
     micro_batch: int | None = None
@@ -92,11 +92,13 @@ class TrainSpec:
 
     def __post_init__(self) -> None:
         check(self.lr > 0 and math.isfinite(self.lr), "lr", self.lr, "a positive number, such as 1e-3")
-        for name in ("max_steps", "batch_size", "max_tokens", "log_every", "checkpoint_every"):
+        check(self.max_steps >= 0, "max_steps", self.max_steps, "an integer of at least 0 (0: no training)")
+        for name in ("batch_size", "max_tokens", "log_every", "checkpoint_every"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "an integer of at least 1")
         micro = self.micro_batch
         check(micro is None or 1 <= micro <= self.batch_size, "micro_batch", micro, "null, or 1 to train.batch_size")
-        check(0 <= self.warmup_steps <= self.max_steps, "warmup_steps", self.warmup_steps, "0 to train.max_steps")
+        warm = self.warmup_steps >= 0 and (self.warmup_steps <= self.max_steps or self.max_steps == 0)
+        check(warm, "warmup_steps", self.warmup_steps, "0 to train.max_steps")
         check(all(0 <= b < 1 for b in self.betas), "betas", self.betas, "two numbers in [0, 1)")
         legal = "true; only train.optimizer=adamw_hf can do without"
         check(self.correct_bias or self.optimizer == "adamw_hf", "correct_bias", self.correct_bias, legal)
@@ -133,6 +135,8 @@ class RunSpec:
 
     def __post_init__(self) -> None:
         check(self.rank is None or self.rank >= 1, "rank", self.rank, "an integer of at least 1")
+        if not getattr(self.method, "has_rank", True):  # so that a sweep over ranks runs such a method once
+            object.__setattr__(self, "rank", None)
         check(self.seed >= 0, "seed", self.seed, "an integer of at least 0")
 
 

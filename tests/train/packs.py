@@ -32,7 +32,7 @@ def spec(
         train=replace(TRAIN, **train),
         eval=EvalSpec(tasks={}),
         adapter=AdapterSpec(dropout=dropout),
-        rank=rank or fitting(chosen),
+        rank=rank or (fitting(chosen) if chosen.has_rank else None),
         seed=seed,
     )
 

@@ -73,6 +73,8 @@ def _merges(method: Mapping[str, Any]) -> str:
 
     from ablora.method.structure._base import Shape, Unmergeable
 
+    if "structure" not in method:
+        return "no"
     structure = build(method["structure"])
     out_features, in_features = 64, 48
     shape, weight = Shape(out_features, in_features, RANK), torch.ones(out_features, in_features)

@@ -1,4 +1,4 @@
-"""From what a pack's members ask to a model in training: the one place that knows every kind of method."""
+"""From what a pack's runs ask to a model in training: the one place that knows every kind of method."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,9 +7,25 @@ from transformers import PreTrainedModel
 
 from ablora.method.adaptation import Adaptation
 from ablora.method.attach import Member, attach
+from ablora.method.full import Full
+from ablora.method.whole_model import WholeModel
+from ablora.spec import RunSpec, check
 from ablora.spectra.library import Library
+from ablora.spectra.statistics import Collected
 
 
-def adapt(model: PreTrainedModel, members: Sequence[Member], cache: Path | None) -> Adaptation:
-    """Make the members' trainable parts on a base; decompositions are kept in `cache`."""
-    return attach(model, members, Library(cache))
+def adapt(
+    model: PreTrainedModel, specs: Sequence[RunSpec], seen: Sequence[Collected | None], cache: Path | None
+) -> Adaptation:
+    """Make the runs' trainable parts on a base. `seen`: what data-driven starts asked to know of it; decompositions
+    are kept in `cache`. What is no low-rank method has a pack of its own."""
+    for spec in specs:
+        alone = len(specs) == 1 or spec.method.packs
+        check(alone, "method", spec.method.name, "in a pack of one run: it trains what its pack-mates share")
+    method, adapter = specs[0].method, specs[0].adapter
+    match method:
+        case Full():
+            return WholeModel(model, method, adapter)
+        case _:
+            members = [Member(s.method, s.rank or 0, s.adapter, s.seed, known) for s, known in zip(specs, seen)]
+            return attach(model, members, Library(cache))

@@ -30,6 +30,8 @@ class Method(Protocol):
 
     has_rank: ClassVar[bool]
     """False: the run's `rank` is null whatever was asked, so that a sweep over ranks runs it once."""
+    packs: ClassVar[bool]
+    """Whether runs of it share a base with others; False: a pack of one."""
 
     @property
     def name(self) -> str: ...

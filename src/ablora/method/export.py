@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from ablora.method.adaptation import ModuleRecord
 from ablora.method.layer import turned, weight_of
 from ablora.method.structure._base import Unmergeable
 from ablora.store.atomic import Corrupted, replace, write_json
@@ -30,14 +31,19 @@ EXACT = "ablora_adapter.safetensors"
 def save_adapter(adapted: "Adapted", member: int, folder: Path) -> None:
     """Write one member's adapter; each file appears whole."""
     exact = {**adapted.parameters(member), **adapted.constants(member)}
-    _save(folder / EXACT, exact)
     peft = peft_tensors(adapted, member)
     if peft is not None:
         tensors, config = peft
         _save(folder / "adapter_model.safetensors", tensors)
         write_json(folder / "adapter_config.json", config)
-    records = {name: record._asdict() for name, record in adapted.records[member].items()}
-    write_json(folder / "ablora_adapter.json", {"schema": SCHEMA, "modules": records, "peft": peft is not None})
+    save_exact(folder, exact, adapted.records[member], peft is not None)
+
+
+def save_exact(folder: Path, tensors: Mapping[str, Tensor], records: Mapping[str, ModuleRecord], peft: bool) -> None:
+    """Write what was trained, and what was realised in each module; `peft`: whether PEFT's layout lies beside it."""
+    _save(folder / EXACT, tensors)
+    modules = {name: record._asdict() for name, record in records.items()}
+    write_json(folder / "ablora_adapter.json", {"schema": SCHEMA, "modules": modules, "peft": peft})
 
 
 def load_adapter(adapted: "Adapted", member: int, folder: Path) -> None:

@@ -22,6 +22,7 @@ class LowRank:
     """
 
     has_rank: ClassVar[bool] = True
+    packs: ClassVar[bool] = True
     name: str = field(metadata=LABEL)
     init: Any
     scaling: Any

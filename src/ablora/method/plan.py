@@ -5,10 +5,12 @@ from functools import cache
 from pathlib import Path
 
 from ablora.method.attach import require_rank
+from ablora.method.full import Full
 from ablora.method.layer import out_in
 from ablora.method.lowrank import LowRank
 from ablora.method.structure._base import Shape, inward_rank
 from ablora.method.targets import find_targets
+from ablora.method.whole_model import places_of
 from ablora.models.base import skeleton
 from ablora.spec import RunSpec, check
 
@@ -25,10 +27,18 @@ def _shapes(folder: Path, targets: str | tuple[str, ...]) -> dict[tuple[int, int
 
 def check_cell(spec: RunSpec) -> int:
     """The number of trainable parameters of a run; see `count`. A rank that is absent is refused."""
+    if isinstance(spec.method, Full):
+        return count_full(spec.method, spec.model.folder, spec.adapter.targets)
     if spec.rank is None:
         check(False, "rank", None, "an integer: this method has a rank")
     assert spec.rank is not None
     return count(spec.method, spec.model.folder, spec.adapter.targets, spec.rank)
+
+
+def count_full(method: Full, folder: Path, targets: str | tuple[str, ...]) -> int:
+    """The numbers of all trained weights; a tied one counts once."""
+    places = places_of(skeleton(folder), method, targets)
+    return sum(getattr(*own[0]).numel() for own in places.values())
 
 
 def count(method: LowRank, folder: Path, targets: str | tuple[str, ...], rank: int) -> int:

@@ -40,6 +40,11 @@ class Rows(NamedTuple):
     owner: Int[Tensor, " labels"]
     """Which sequence a label belongs to, counted over all rows."""
 
+    def part(self, runs: slice) -> "Rows":
+        """The tokens of some rows. Labels stay those of all, whose order nothing here can tell apart."""
+        own = {"ids": self.ids[runs], "segments": self.segments[runs], "real": self.real[runs]}
+        return self._replace(**own, predicts=self.predicts[runs])
+
 
 def lay_out(runs: Sequence[Sequence[Sequence_]], device: torch.device | str = "cpu") -> Rows:
     """Put each run's sequences into its row; a run without sequences gets a row of padding and no label."""

@@ -12,7 +12,6 @@ import torch
 from ablora.evals._base import TEXT, Outcome
 from ablora.method.adapt import adapt
 from ablora.method.adaptation import Adaptation
-from ablora.method.attach import Member
 from ablora.models.base import Base, load
 from ablora.spec import RunSpec, check
 from ablora.store import atomic, lines
@@ -48,8 +47,7 @@ def execute(
     base = _load(specs[0].model)
     check(all(spec.model == specs[0].model for spec in specs), "model", "several", "one base model within a pack")
     seen = calibrate(specs, base, roots.cache)
-    members = [Member(s.method, s.rank or 0, s.adapter, s.seed, c) for s, c in zip(specs, seen)]
-    adapted = adapt(base.model, members, roots.cache)
+    adapted = adapt(base.model, specs, seen, roots.cache)
     try:
         job = _Job(base, adapted, observers)
         job.start(pack, claims, specs)

@@ -58,7 +58,7 @@ def refused(init: str, scaling: str, structure: str) -> bool:
 @pytest.mark.parametrize(
     ("init", "scaling", "structure"), [c for c in COMPOSITIONS if not deviates(c[0], c[2]) and not refused(*c)]
 )
-def test_step_0_is_the_base_bit_for_bit(base, dtype, init, scaling, structure):
+def test_i1_step_0_is_the_base_bit_for_bit(base, dtype, init, scaling, structure):
     model = base(dtype)
     before = logits(model)
     adapt(model, composed(init, scaling, structure))
@@ -67,7 +67,7 @@ def test_step_0_is_the_base_bit_for_bit(base, dtype, init, scaling, structure):
 
 @pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("init", axis_values("init"))
-def test_step_0_is_the_base_whatever_the_compute_dtype(init, compute_dtype):
+def test_i1_step_0_is_the_base_whatever_the_compute_dtype(init, compute_dtype):
     model = llama()
     before = logits(model)
     adapt(model, composed(init, "alpha_over_r", "pair"), compute_dtype=compute_dtype)
@@ -75,7 +75,7 @@ def test_step_0_is_the_base_whatever_the_compute_dtype(init, compute_dtype):
 
 
 @pytest.mark.parametrize("variant", ["own", "principal", "minor", "random"])
-def test_goat_deviates_by_its_formula(variant):
+def test_i3_goat_deviates_by_its_formula(variant):
     """y - W x = (1/rho) sum_i (w_i(x) - 1/E) U_i S_i V_i^T x, whatever s."""
     goat = method("goat", f"init.variant={variant}", "structure.experts=4")
     model = llama(torch.float64)
@@ -95,7 +95,7 @@ def test_goat_deviates_by_its_formula(variant):
         assert min((spectrum - s).abs().min() for s in found) < 1e-10, j
 
 
-def test_goat_with_all_experts_and_a_zero_router_is_the_base_bit_for_bit():
+def test_i3_goat_with_all_experts_and_a_zero_router_is_the_base_bit_for_bit():
     model = llama()
     before = logits(model)
     adapted = adapt(model, method("goat", "structure.top_k=8"))
@@ -132,7 +132,7 @@ def test_bfloat16_keeps_the_update(init):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_merge_equals_forward_or_is_refused(preset):
+def test_v1_merge_equals_forward_or_is_refused(preset):
     model = llama()
     adapted = adapt(model, method(preset))
     disturb(adapted)
@@ -150,7 +150,7 @@ def test_merge_equals_forward_or_is_refused(preset):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_only_the_adapter_learns_and_the_base_is_never_written(preset):
+def test_g4_only_the_adapter_learns_and_the_base_is_never_written(preset):
     model = llama()
     weights = {k: v.clone() for k, v in model.state_dict().items()}
     adapted = adapt(model, method(preset))
@@ -164,7 +164,7 @@ def test_only_the_adapter_learns_and_the_base_is_never_written(preset):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_disabled_is_the_base(preset):
+def test_v3_disabled_is_the_base(preset):
     model = llama()
     before = logits(model)
     adapted = adapt(model, method(preset))
@@ -175,7 +175,7 @@ def test_disabled_is_the_base(preset):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_saved_and_loaded_into_a_fresh_base(preset, tmp_path):
+def test_v2_saved_and_loaded_into_a_fresh_base(preset, tmp_path):
     model = llama()
     adapted = adapt(model, method(preset))
     disturb(adapted)
@@ -186,7 +186,7 @@ def test_saved_and_loaded_into_a_fresh_base(preset, tmp_path):
 
 
 @pytest.mark.parametrize("preset", [p for p in PRESETS if mergeable(p)])
-def test_peft_loads_what_was_exported(preset, tmp_path):
+def test_v2_peft_loads_what_was_exported(preset, tmp_path):
     peft = pytest.importorskip("peft", reason="the extra `peft` is not installed")
     model = llama()
     adapted = adapt(model, method(preset))

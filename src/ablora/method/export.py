@@ -34,14 +34,14 @@ def save_adapter(adapted: "Adapted", member: int, folder: Path) -> None:
     peft = peft_tensors(adapted, member)
     if peft is not None:
         tensors, config = peft
-        _save(folder / "adapter_model.safetensors", tensors)
+        save_tensors(folder / "adapter_model.safetensors", tensors)
         write_json(folder / "adapter_config.json", config)
     save_exact(folder, exact, adapted.records[member], peft is not None)
 
 
 def save_exact(folder: Path, tensors: Mapping[str, Tensor], records: Mapping[str, ModuleRecord], peft: bool) -> None:
     """Write what was trained, and what was realised in each module; `peft`: whether PEFT's layout lies beside it."""
-    _save(folder / EXACT, tensors)
+    save_tensors(folder / EXACT, tensors)
     modules = {name: record._asdict() for name, record in records.items()}
     write_json(folder / "ablora_adapter.json", {"schema": SCHEMA, "modules": modules, "peft": peft})
 
@@ -121,7 +121,7 @@ def merged_weights(adapted: "Adapted", member: int) -> dict[str, Tensor]:
     return out
 
 
-def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     plain = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
     # One key: safetensors writes several in an order that changes from process to process.
     replace(path, lambda aside: save_file(plain, aside, metadata={"format": "pt"}))

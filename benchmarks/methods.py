@@ -1,167 +1,184 @@
-"""Step time and peak memory of methods, side by side: ours as ratios to plain LoRA here and to PEFT's own.
+"""Step time and peak memory of methods at equal trainable parameters: as ratios to plain LoRA and to PEFT's own.
 
-    python benchmarks/methods.py [--base pico|wide] [--arms lora,dora,goat] [--steps 10] [--rounds 7]
+    python benchmarks/methods.py [--width pico|2048] [--methods lora,dora,goat|all] [--rounds 7] [--steps N]
 
-Every arm is a process of its own that waits; in each round each takes some steps, one after another, so that a drift of
-the machine's speed meets all. Equal tokens, one thread, no dropout, AdamW (fused), gradient norm clipped at 1, the loss
-on the last quarter of each sequence. PEFT's arms get the same label-only logits and no Trainer: what is compared is the
-adapters. `wide` is a Llama of 2 layers and width 2048 with random weights. Ranks are equal (all experts together), not
-parameters; the table has both. The last line is one JSON object.
+A step is forward, backward, clipping and AdamW (fused), in float32 and without dropout, on equal tokens: sequences of
+one length, so that padding plays no part; the loss is on the last quarter of each. Width 2048 is a Llama of 2 layers
+with random weights. Every arm is a process of its own that waits. In each round each takes some steps, one after
+another, forwards and backwards by turns, so that a drift of the machine's speed meets all; a ratio is the median of the
+rounds' ratios, with the least and the greatest. Ranks are solved for the parameters of GOAT at rank 16 (pico) or 32;
+mixtures are also compared with a LoRA of their rank. Memory is what a process holds at most during steps over what it
+held with the loaded base (Linux). The last line is one JSON object.
 """
 
 import argparse
+import importlib.metadata
 import json
 import multiprocessing as mp
-import resource
+import os
+import platform
 import statistics
 import sys
-import time
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from arms import PEERS, Arm, Place, experts_of, serve, solve
 
-SIZES = {"pico": (8, 128, 8), "wide": (4, 128, 32)}
-"""Sequences, tokens of each, rank."""
-OURS = ("lora", "pissa", "dora", "goat")
-PEFT = ("peft:lora", "peft:dora")
+DEFAULT = ("lora", "pissa", "dora", "adalora", "lora_plus", "lora_fa", "riemannian_lora", "goat", "molora_topk")
 
 
-def base_model(name: str) -> torch.nn.Module:
-    """The embedded base, or the wide one; attention by sequence is ours to switch on."""
-    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+class Size(NamedTuple):
+    """How much is trained on."""
 
-    import ablora.models.base as base
-
-    if name == "pico":
-        return AutoModelForCausalLM.from_pretrained(Path(base.__file__).parent / "pico", dtype=torch.float32)
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 2048, "intermediate_size": 5504, "num_hidden_layers": 2, "num_attention_heads": 16}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=2048, **sizes)).eval()
+    sequences: int
+    tokens: int
+    like: str
+    """The preset and rank whose parameters all have."""
+    steps: int
+    """In a round."""
 
 
-def sequences(name: str) -> list[tuple[int, ...]]:
-    count, tokens, _ = SIZES[name]
-    ids = torch.randint(2, 2000, (count, tokens), generator=torch.Generator().manual_seed(1))
-    return [tuple(row) for row in ids.tolist()]
+SIZES = {"pico": Size(8, 128, "goat:16", 5), "2048": Size(4, 128, "goat:32", 1)}
 
 
-def ours(name: str, method: str) -> tuple[Callable[[], None], int]:
-    """(one optimizer step, trainable parameters) of a preset, through the trainer's own code."""
-    from ablora.config.compose import Composer, resolve
-    from ablora.config.loader import open_loader
-    from ablora.data.encode import Encoded
-    from ablora.method.attach import Member, attach
-    from ablora.models.base import Base
-    from ablora.models.segments import use_segments
-    from ablora.spec import RunSpec
-    from ablora.spectra.library import Library
-    from ablora.train.data import TrainData
-    from ablora.train.loop import train_step
-    from ablora.train.member import RunState
-    from ablora.tree import build
+class Process:
+    """An arm at work."""
 
-    keys = ("method", "model", "dataset", "train", "eval", "adapter", "rank", "seed")
-    with open_loader() as loader:
-        tree = resolve(Composer(loader).base([f"method={method}", f"rank={SIZES[name][2]}", "train.max_steps=100000"]))
-    spec: Any = build({key: tree[key] for key in keys}, RunSpec)
-    model: Any = base_model(name)
-    use_segments(model)
-    adapted = attach(model, [Member(spec.method, spec.rank, spec.adapter, 0)], Library(None))
-    items = tuple(Encoded(ids, 3 * len(ids) // 4, str(i)) for i, ids in enumerate(sequences(name)))
-    nothing: Any = None  # a run's folder and claim, which no step touches
-    run = RunState(0, nothing, nothing, spec, TrainData(items, 0, len(items)), adapted)
-    base = Base(model, nothing)
-    return lambda: train_step(base, adapted, [run]) and None, sum(p.numel() for p in run.parameters.values())
+    def __init__(self, place: Place, arm: Arm, warm_up: int):
+        context = mp.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(place, arm, warm_up, theirs), daemon=True)
+        self._process.start()
+        theirs.close()  # so that a death ends the waiting
+
+    def ready(self) -> dict[str, float]:
+        return self._pipe.recv()
+
+    def time(self, steps: int) -> float:
+        self._pipe.send(steps)
+        return self._pipe.recv()
+
+    def end(self) -> None:
+        self._pipe.send(0)
+        self._process.join()
 
 
-def peft(name: str, method: str) -> tuple[Callable[[], None], int]:
-    """The same of PEFT's LoRA, with the ordinary padded batch (all sequences are equally long)."""
-    import peft
+def wide(folder: Path) -> Path:
+    """A Llama of 2 layers and width 2048 with random weights, and pico's tokenizer beside it."""
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    *_, rank = SIZES[name]
-    config = peft.LoraConfig(
-        r=rank, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM", use_dora=method == "dora"
-    )
-    model: Any = peft.get_peft_model(base_model(name), config)  # pyright: ignore[reportArgumentType]
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.0, fused=True)
-    ids = torch.tensor(sequences(name))
-    first = 3 * ids.shape[1] // 4
-    inner = model.base_model.model
+    import ablora.models.base as models
 
-    def step() -> None:
-        hidden = inner.model(input_ids=ids, use_cache=False).last_hidden_state[:, first - 1 : -1]
-        loss = torch.nn.functional.cross_entropy(inner.lm_head(hidden).flatten(0, 1), ids[:, first:].flatten())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step, sum(p.numel() for p in trained)
+    out = folder / "llama_2048"
+    if not (out / "config.json").exists():
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 2048, "intermediate_size": 5504, "num_hidden_layers": 2, "num_attention_heads": 16}
+        LlamaForCausalLM(LlamaConfig(vocab_size=2048, **sizes)).save_pretrained(out)
+        for file in (Path(models.__file__).parent / "pico").glob("*token*"):
+            (out / file.name).write_bytes(file.read_bytes())
+    return out
 
 
-def arm(name: str, which: str, steps: int, pipe: Connection) -> None:
-    """A child: two steps to warm up, then `steps` steps whenever it is told to; answers with seconds a step."""
-    torch.set_num_threads(1)
-    kind, _, method = which.rpartition(":")
-    step, count = (peft if kind else ours)(name, method)
-    for _ in range(2):
-        step()
-    pipe.send(count)
-    while pipe.recv():
-        began = time.perf_counter()
-        for _ in range(steps):
-            step()
-        pipe.send((time.perf_counter() - began) / steps)
-    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+def compare(place: Place, method: str, ranks: Mapping[str, int | None], rounds: int, steps: int) -> dict[str, Any]:
+    """One method's row: its arms in interleaved rounds, and only they are alive."""
+    own = Arm(method, ranks[method])
+    arms = {"own": own, "lora": Arm("lora", ranks["lora"])}
+    if method in PEERS:
+        arms["peft"] = own._replace(peft=True)
+    if experts_of(place, method) > 1:
+        arms["lora_of_rank"] = Arm("lora", own.rank)
+    distinct = {arm: Process(place, arm, 2) for arm in dict.fromkeys(arms.values())}
+    found = {arm: process.ready() for arm, process in distinct.items()}
+    taken: dict[Arm, list[float]] = {arm: [] for arm in distinct}
+    for turn in range(rounds):
+        for arm in list(distinct)[:: -1 if turn % 2 else 1]:
+            taken[arm].append(distinct[arm].time(steps))
+    for process in distinct.values():
+        process.end()
+    row: dict[str, Any] = {"rank": own.rank, "parameters": int(found[own]["parameters"]), "step_s": spread(taken[own]),
+                           "peak_mib": found[own]["peak_mib"]}  # fmt: skip
+    for name, arm in arms.items():
+        if name != "own":
+            row[f"to_{name}"] = {
+                "rank": arm.rank,
+                "parameters": int(found[arm]["parameters"]),
+                "step": spread([a / b for a, b in zip(taken[own], taken[arm])]),
+                "peak": found[own]["peak_mib"] / found[arm]["peak_mib"],
+            }
+    return row
 
 
-def measure(name: str, arms: list[str], steps: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Per arm its median seconds a step, the median of its rounds' ratios to `lora`, parameters and peak GiB."""
-    context = mp.get_context("spawn")
-    pipes = {}
-    for which in arms:
-        mine, theirs = context.Pipe()
-        context.Process(target=arm, args=(name, which, steps, theirs), daemon=True).start()
-        pipes[which] = mine
-    counts = {which: pipe.recv() for which, pipe in pipes.items()}
-    taken: dict[str, list[float]] = {which: [] for which in arms}
-    for _ in range(rounds):
-        for which, pipe in pipes.items():
-            pipe.send(True)
-            taken[which].append(pipe.recv())
-    peaks = {}
-    for which, pipe in pipes.items():
-        pipe.send(False)
-        peaks[which] = pipe.recv()
-    return {which: {"step_s": statistics.median(taken[which]), "peak_rss_gib": peaks[which],
-                    "parameters": counts[which], **_ratios(taken, which)} for which in arms}  # fmt: skip
+def spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "least": min(values), "greatest": max(values)}
 
 
-def _ratios(taken: dict[str, list[float]], which: str) -> dict[str, float]:
-    """To plain LoRA, and to PEFT's own arm of the method where there is one: medians over rounds."""
-    peers = {"ratio_to_lora": "lora", "ratio_to_peft": f"peft:{which}"}
-    return {key: statistics.median(a / b for a, b in zip(taken[which], taken[peer]))
-            for key, peer in peers.items() if peer in taken}  # fmt: skip
+def machine(threads: int) -> dict[str, Any]:
+    packages = ("torch", "transformers", "peft", "ablora")
+    cpu = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if line.startswith("model name")), platform.processor())  # fmt: skip
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    return {"date": date.today().isoformat(), "cpu": cpu, "cores": os.cpu_count(), "threads": threads,
+            "python": platform.python_version(), **versions}  # fmt: skip
+
+
+HEAD = f"{'method':<22}{'rank':>5}{'parameters':>12}{'ms/step':>9}{'to LoRA':>20}{'to PEFT':>20}"
+HEAD += f"{'to LoRA of its rank':>21}{'MiB':>8}{'to LoRA':>9}{'to PEFT':>9}"
+
+
+def line(method: str, row: Mapping[str, Any]) -> str:
+    """A method's row of the table; ratios as median (least-greatest)."""
+    found = [row.get(f"to_{peer}") for peer in ("lora", "peft", "lora_of_rank")]
+    ratios = ["" if r is None else "{median:.2f} ({least:.2f}-{greatest:.2f})".format(**r["step"]) for r in found]
+    peaks = ["" if r is None else f"{r['peak']:.2f}" for r in found[:2]]
+    own = f"{method:<22}{row['rank'] or '':>5}{row['parameters']:>12,}{1e3 * row['step_s']['median']:>9.1f}"
+    return f"{own}{ratios[0]:>20}{ratios[1]:>20}{ratios[2]:>21}{row['peak_mib']:>8.0f}{peaks[0]:>9}{peaks[1]:>9}"
+
+
+@contextmanager
+def folder_for(given: str | None):
+    """The given folder, or one that goes when all is done."""
+    if given is not None:
+        Path(given).mkdir(parents=True, exist_ok=True)
+        yield Path(given).resolve()
+        return
+    with tempfile.TemporaryDirectory() as made:
+        yield Path(made)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--base", choices=list(SIZES), default="pico")
-    parser.add_argument("--arms", default=",".join((*OURS, *PEFT)))
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--width", choices=list(SIZES), default="pico")
+    parser.add_argument("--methods", default=",".join(DEFAULT), help="presets, or `all`")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, help="in a round")
+    parser.add_argument("--sequences", type=int)
+    parser.add_argument("--tokens", type=int, help="of each sequence")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cache", help="a folder for the wide model and its decompositions; else they are made anew")
     given = parser.parse_args()
-    found = measure(given.base, given.arms.split(","), given.steps, given.rounds)
-    print(f"{'arm':<22} {'ms/step':>8} {'to lora':>8} {'to PEFT':>8} {'parameters':>11} {'peak GiB':>9}")
-    for which, row in found.items():
-        to = [f"{row[key]:.2f}" if key in row else "" for key in ("ratio_to_lora", "ratio_to_peft")]
-        print(f"{which:<22} {1e3 * row['step_s']:>8.1f} {to[0]:>8} {to[1]:>8} {row['parameters']:>11,.0f} "
-              f"{row['peak_rss_gib']:>9.2f}")  # fmt: skip
-    print(json.dumps({"base": given.base, "torch": torch.__version__, "arms": found}))
+    from ablora.config.loader import conf_dir
+
+    size = SIZES[given.width]
+    every = sorted(path.stem for path in (conf_dir() / "method").glob("*.yaml"))
+    methods = every if given.methods == "all" else given.methods.split(",")
+    steps = given.steps or size.steps
+    with folder_for(given.cache) as folder:
+        base = "pico" if given.width == "pico" else str(wide(folder))
+        place = Place(base, str(folder), given.sequences or size.sequences, given.tokens or size.tokens, given.threads)
+        ranks = solve(place, list(dict.fromkeys(["lora", *methods])), size.like)
+        print(HEAD, flush=True)
+        rows = {}
+        for method in methods:
+            rows[method] = compare(place, method, ranks, given.rounds, steps)
+            print(line(method, rows[method]), flush=True)
+    setting = {"width": given.width, "sequences": place.sequences, "tokens": place.tokens, "like": size.like}
+    setting |= {"rounds": given.rounds, "steps": steps}
+    print(json.dumps({"machine": machine(given.threads), "setting": setting, "methods": rows}))
     return 0
 
 

@@ -1,6 +1,5 @@
 """Mixtures of low-rank experts: one pair whose hidden vector is gated in blocks."""
 
-import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -11,9 +10,9 @@ from torch import Tensor
 
 from ablora.method.structure._base import Context, Exported, Factors, Frozen, Params, Shape, Stats, Unmergeable
 from ablora.method.structure._gates import branch, in_front, root_branch, router_probabilities, shared_branch
+from ablora.method.structure._router import check_router, rule_of, start_router
 from ablora.method.structure.balance import Balance, routing_stats
 from ablora.method.structure.routing._base import Routing
-from ablora.method.structure.routing.top_k import TopK
 from ablora.spec import check
 
 
@@ -62,12 +61,7 @@ class Experts:
     def __post_init__(self) -> None:
         least = 2 if self.shared_expert else 1
         check(self.experts >= least, "experts", self.experts, f"an integer of at least {least}")
-        known = self.routing is None or isinstance(self.routing, Routing)
-        check(known, "routing", self.routing, "null, or a mapping whose _target_ is of ablora.method.structure.routing")
-        legal = "a number of experts, or null beside a `routing` that decides itself: one of the two"
-        check((self.top_k is None) != (self.routing is None), "top_k", self.top_k, legal)
-        self.rule.check_experts(self.routed)
-        check(self.router_std is None or self.router_std > 0, "router_std", self.router_std, "null, or above 0")
+        check_router(self.top_k, self.routing, self.router_std, self.routed)
         legal = "plain with shared_a: `sqrt` differentiates experts that have an A each"
         check(not self.shared_a or self.router_gradient == "plain", "router_gradient", self.router_gradient, legal)
         legal = "false with shared_a: heads that start alike are the base only while their weights sum to 1"
@@ -76,7 +70,7 @@ class Experts:
     @property
     def rule(self) -> Routing:
         """How a token finds its experts."""
-        return self.routing if self.top_k is None else TopK(top_k=self.top_k)
+        return rule_of(self.top_k, self.routing)
 
     @property
     def routed(self) -> int:
@@ -98,12 +92,7 @@ class Experts:
         return rank // self.experts if self.shared_a else rank
 
     def extra(self, shape: Shape, generator: torch.Generator, weight: Tensor) -> dict[str, Tensor]:
-        """A random router: one at zero would send every token to the same k experts, and E[w] would not be 1/E."""
-        bound, router = 1 / math.sqrt(shape.in_features), torch.empty(self.routed, shape.in_features)
-        if self.router_std is None:
-            router.uniform_(-bound, bound, generator=generator)
-        else:
-            router.normal_(0.0, self.router_std, generator=generator)
+        router = start_router(self.routed, shape.in_features, self.router_std, generator)
         return {"router": router, **self.rule.extra(shape.in_features, generator)}
 
     def count_extra(self, shape: Shape) -> int:

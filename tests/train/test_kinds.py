@@ -8,6 +8,7 @@ from packs import spec
 from transformers import PreTrainedTokenizerFast
 
 from ablora.method.adapt import adapt
+from ablora.method.adaptation import label_losses_of
 from ablora.models.base import Base
 from ablora.models.rows import label_losses, lay_out
 from ablora.spec import BadInput
@@ -58,8 +59,11 @@ def test_it_learns_and_the_base_stays_to_be_had_beside_it(preset):
     model = llama()
     items = made_up(1, 3)
     plain = label_losses(model, lay_out([items])).detach()
-    _, adapted, run, losses = train(preset, 12, model=model)
-    assert losses[-1] < losses[0]
+    _, untrained, _, _ = train(preset, 0)
+    _, adapted, run, _ = train(preset, 12, model=model)
+    seen = lay_out([made_up(0)])
+    with torch.no_grad():
+        assert label_losses_of(adapted, seen).mean() < label_losses_of(untrained, seen).mean()
     rows = lay_out([items, items])
     with torch.no_grad():
         hidden = adapted.hidden(rows, beside_base=True)

@@ -8,6 +8,8 @@ from transformers import PreTrainedModel
 from ablora.method.adaptation import Adaptation
 from ablora.method.attach import Member, attach
 from ablora.method.full import Full
+from ablora.method.peft_tuner import Peft
+from ablora.method.tuned import tune
 from ablora.method.whole_model import WholeModel
 from ablora.spec import RunSpec, check
 from ablora.spectra.library import Library
@@ -26,6 +28,8 @@ def adapt(
     match method:
         case Full():
             return WholeModel(model, method, adapter)
+        case Peft():
+            return tune(model, method, adapter, specs[0].seed)
         case _:
             members = [Member(s.method, s.rank or 0, s.adapter, s.seed, known) for s, known in zip(specs, seen)]
             return attach(model, members, Library(cache))

@@ -8,8 +8,10 @@ from ablora.method.attach import require_rank
 from ablora.method.full import Full
 from ablora.method.layer import out_in
 from ablora.method.lowrank import LowRank
+from ablora.method.peft_tuner import Peft
 from ablora.method.structure._base import Shape, inward_rank
 from ablora.method.targets import find_targets
+from ablora.method.twin import count as count_tuner
 from ablora.method.whole_model import places_of
 from ablora.models.base import skeleton
 from ablora.spec import RunSpec, check
@@ -29,6 +31,8 @@ def check_cell(spec: RunSpec) -> int:
     """The number of trainable parameters of a run; see `count`. A rank that is absent is refused."""
     if isinstance(spec.method, Full):
         return count_full(spec.method, spec.model.folder, spec.adapter.targets)
+    if isinstance(spec.method, Peft):
+        return count_tuner(spec.method, spec.model.folder, spec.adapter.targets)
     if spec.rank is None:
         check(False, "rank", None, "an integer: this method has a rank")
     assert spec.rank is not None

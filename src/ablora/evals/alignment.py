@@ -13,6 +13,7 @@ from ablora.evals._base import Items, Outcome
 from ablora.evals._equivalent import Flow, align
 from ablora.method.adaptation import Adaptation, label_losses_of
 from ablora.method.attach import Adapted
+from ablora.method.lowrank import LowRank
 from ablora.method.structure.experts import Experts
 from ablora.method.structure.pair import Pair
 from ablora.models.base import Base
@@ -36,7 +37,8 @@ class Alignment:
 
     A factor that the update holds has no part in E (LoRA-FA: s^2 G A^T A). What an update or optimizer makes of a
     gradient (Riemannian, LoRA+, Adam) and what penalties add is not in E. Structures with other tensors in their
-    weight (DoRA, AdaLoRA) have no outcome. A module without any gradient has cosine and ratio 0.
+    weight (DoRA, AdaLoRA) have no outcome, nor have methods that step by G itself (`full`, `full_moe`). A module
+    without any gradient has cosine and ratio 0.
 
     Metrics `alignment_cosine` and `alignment_norm_ratio` are means over modules; one record per module. All items go
     through one forward and backward pass, without dropout: its memory is that of a training step on them, and
@@ -57,9 +59,8 @@ class Alignment:
     def run(self, base: Base, adapted: Adaptation, members: Sequence[Items]) -> list[Outcome | None]:
         if not isinstance(adapted, Adapted):
             return [None] * len(members)
-        asked = [
-            i for i, m in enumerate(adapted.members) if m.method and isinstance(m.method.structure, Pair | Experts)
-        ]
+        methods = [m.method for m in adapted.members]
+        asked = [i for i, m in enumerate(methods) if isinstance(m, LowRank) and isinstance(m.structure, Pair | Experts)]
         if not asked:
             return [None] * len(members)
         rows = lay_out([m.encoded if i in asked else () for i, m in enumerate(members)], base.model.device)
@@ -101,7 +102,7 @@ def _outcome(
     adapted: Adapted, member: int, rows: Rows, inputs: dict[str, Tensor], deltas: dict[str, Tensor]
 ) -> Outcome:
     method = adapted.members[member].method
-    assert method is not None
+    assert isinstance(method, LowRank)
     tokens, trained = int(rows.real[member].sum()), frozenset(r for r in ("A", "B") if method.update.trains(r))
     stats, records = adapted.stats(member), []
     for name, factors in adapted.factors(member).items():

@@ -22,8 +22,8 @@ class FullMoE:
 
     D (E, m, n) starts at zero and is what is trained: dL/dD_e = dL/dW_e = sum_t w_te delta_t x_t^T, so an optimizer's
     step of D_e is its step of W_e. G (E, n), routing and balance loss as in `experts`. With one expert this is `full`
-    with `part=targets`. It has no rank (`rank` is null whatever was asked), no scaling and no start, and `adapter.dropout`
-    has nothing to drop.
+    with `part=targets`. It has no scaling, no start and no rank (`rank` is null whatever was asked), and
+    `adapter.dropout` has nothing to drop.
 
     All experts see all tokens, in one product: E m n per token, where a program that gathers the tokens of an expert
     has k m n; min(m, n) E numbers per token are kept for backward. A run holds 16 E m n bytes per layer with AdamW in

@@ -102,9 +102,11 @@ def others(found: Sequence[Preset]) -> Iterator[str]:
     for preset in found:
         kind = locate(preset.method["_target_"])
         own = {k: v for k, v in preset.method.items() if k not in ("_target_", "name")}
+        inner = [locate(v["_target_"]) for v in own.values() if isinstance(v, Mapping) and "_target_" in v]
+        said = next(filter(None, map(equation, [kind, *inner])), "")
         columns = [f"`{preset.name}`", f"[{kind.__name__}](#{kind.__name__.lower()})", _fields(own),
-                   f"`{equation(kind)}`" if equation(kind) else "its tuner's", _count(preset.tree), preset.about,
-                   preset.source]  # fmt: skip
+                   f"`{said}`" if said else "its tuner's" if "tuner" in own else "", _count(preset.tree),
+                   preset.about, preset.source]  # fmt: skip
         yield f"| {' | '.join(columns)} |"
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from ablora.method.structure._base import Factors
+
 
 def pad_stack(tensors: Sequence[Tensor]) -> Tensor:
     """Stack tensors of one number of dimensions, padded with zeros behind to the largest in every dimension."""
@@ -72,6 +74,12 @@ class Stack:
         """A run's fixed tensors at their true shape."""
         shapes = self._frozen_shapes[run]
         return {k: t[run][tuple(slice(0, n) for n in shapes[k])] for k, t in self.frozen.items()}
+
+    def factors(self, run: int) -> Factors:
+        """A run's tensors at their true shape, as its structure knows them; trained ones are the run's parameters."""
+        frozen = self.constants(run)
+        params = {**self.views[run], **{role: frozen.pop(role) for role in self.held}}
+        return Factors(params, frozen)
 
     def write(self, run: int, tensors: Mapping[str, Tensor]) -> None:
         """Overwrite a run's tensors (trainable or fixed) by name, refusing another shape."""

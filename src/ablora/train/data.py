@@ -12,8 +12,9 @@ from ablora.data._base import Dataset, Example, Splits
 from ablora.data.encode import Encoded, encode_all
 from ablora.evals._base import Items
 from ablora.method.seeds import generator
+from ablora.method.structure._reallocates import Probe, reallocating
 from ablora.models.base import Base
-from ablora.spec import BadInput, RunSpec
+from ablora.spec import BadInput, RunSpec, check
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class TrainData:
     items: tuple[Encoded, ...]
     seed: int
     batch_size: int
+    probe: tuple[Encoded, ...] = ()
+    """What a method that moves ranks compares losses on."""
 
     def batch(self, step: int) -> list[Encoded]:
         """The examples of optimizer step `step` (from 1): a resume needs no state but the step."""
@@ -79,7 +82,21 @@ def items_of(spec: RunSpec, base: Base, split: str, max_items: int | None) -> tu
     return items, left_out
 
 
-def train_data(spec: RunSpec, base: Base) -> tuple[TrainData, tuple[str, ...]]:
-    """A run's training data, and the items left out."""
-    items, left_out = items_of(spec, base, "train", None)
-    return TrainData(items.encoded, spec.seed, spec.train.batch_size), left_out
+def train_data(spec: RunSpec, base: Base) -> tuple[TrainData, dict[str, list[str]]]:
+    """A run's training data, and the items left out, by split."""
+    items, out = items_of(spec, base, "train", None)
+    left_out, probe = {"train": list(out)}, ()
+    if (structure := reallocating(spec.method)) is not None:
+        asked = structure.probe
+        found, out = items_of(spec, base, asked.split, None)
+        left_out[asked.split] = list(out)
+        probe = choose_probe(found.encoded, asked, spec.seed)
+    return TrainData(items.encoded, spec.seed, spec.train.batch_size, probe), left_out
+
+
+def choose_probe(items: Sequence[Encoded], probe: Probe, seed: int) -> tuple[Encoded, ...]:
+    """A run's items of a probe."""
+    legal = f"1 to {len(items)}, the items of the {probe.split} split"
+    check(probe.items <= len(items), "method.structure.probe.items", probe.items, legal)
+    order = torch.randperm(len(items), generator=generator("probe", seed)).tolist()
+    return tuple(items[i] for i in order[: probe.items])

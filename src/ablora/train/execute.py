@@ -72,13 +72,14 @@ class _Job:
         self._began_s = time.monotonic()
         self._training_s = 0.0
         self._tokens = [0] * len(adapted.records)
+        self._probed = [[0.0, 0] for _ in adapted.records]
 
     def start(self, pack: Sequence[RunFolder], claims: Sequence[Claim], specs: Sequence[RunSpec]) -> None:
         """Bring every run to where its checkpoint left it, and cut its records back to there."""
         for i, (folder, claim, spec) in enumerate(zip(pack, claims, specs)):
             data, left_out = train_data(spec, self.base)
             run = RunState(i, folder, claim, spec, data, self.adapted)
-            self.left_out.append({"train": list(left_out)})
+            self.left_out.append(left_out)
             if (saved := checkpoint.load(folder.checkpoint)) is not None:
                 run.load(saved.tensors, saved.counters)
             self.runs.append(run)
@@ -116,6 +117,10 @@ class _Job:
             self._fail(run, "diverged", trained)
             return
         self._tokens[run.index] += trained.tokens
+        if (found := trained.reallocated) is not None:
+            self._probed[run.index] = [p + n for p, n in zip(self._probed[run.index], (found.seconds, found.tokens))]
+            record = {"kind": "ranks", "step": run.step, "moved": found.moved, "probe_loss_nats": found.loss_nats}
+            self._record(run, record | found.ranks)
         train = run.spec.train
         if run.step % train.log_every == 0 or run.step == train.max_steps:
             record = {"kind": "train", "step": run.step, "loss_nats": trained.loss_nats, "lr": trained.lr}
@@ -180,7 +185,7 @@ class _Job:
             "id": run.folder.id,
             "step": run.step,
             "metrics": final_metrics(run.folder, run.step),
-            "trainable_parameters": sum(p.numel() for p in run.parameters.values()),
+            "trainable_parameters": sum(record.parameters for record in records.values()),
             "modules": {name: record._asdict() for name, record in records.items()},
             "left_out": {split: len(items) for split, items in self.left_out[run.index].items()},
         }
@@ -213,6 +218,8 @@ class _Job:
         record = {"step": run.step, "wall_s": wall, "tokens": tokens}
         record["tokens_per_s"] = tokens / self._training_s if self._training_s else 0.0  # evaluations apart
         record["peak_rss_gib"] = peak_rss_gib()
+        if any(probed := self._probed[run.index]):  # within wall_s, and within the time that tokens_per_s divides by
+            record |= {"probe_s": probed[0], "probe_tokens": probed[1]}
         lines.append(run.folder.timing, [record])
         for observer in self.observers:
             observer.timed(run.folder, record)
@@ -227,7 +234,7 @@ class _Job:
 
 def _kept(run: RunState, kind: str) -> int:
     """The last step whose records of a kind the checkpoint vouches for."""
-    return run.step if kind == "train" else run.evaluated
+    return run.evaluated if kind == "eval" else run.step
 
 
 def _evaluation_due(run: RunState) -> bool:
@@ -242,7 +249,7 @@ def final_metrics(folder: RunFolder, step: int) -> dict[str, float]:
     for record in lines.read(folder.metrics):
         if record["kind"] == "train":
             out["train_loss_nats"] = record["loss_nats"]
-        elif record["step"] == step:
+        elif record["kind"] == "eval" and record["step"] == step:
             for metric, value in record["metrics"].items():
                 name = metric_name(record["split"], metric)
                 out[f"{record['task']}_{name}" if name in out else name] = value

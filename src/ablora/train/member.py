@@ -9,6 +9,7 @@ from torch.nn import Parameter
 
 from ablora.method.adaptation import Adaptation
 from ablora.method.dropout import Draw
+from ablora.method.structure._reallocates import reallocating
 from ablora.spec import RunSpec, TrainSpec
 from ablora.store.claims import Claim
 from ablora.store.run_folder import RunFolder
@@ -75,13 +76,32 @@ class RunState:
             for key, value in self.optimizer.state.get(p, {}).items():
                 out[f"optimizer/{key}/{name}"] = value
         out |= {f"structure/{name}": tensor for name, tensor in self.structure_state.items()}
-        return out
+        return out | {f"fixed/{name}": tensor for name, tensor in self._rewritten().items()}
+
+    def _rewritten(self) -> dict[str, Tensor]:
+        """Tensors that are not trained, and that a reallocation writes nevertheless, by name."""
+        structure = reallocating(self.spec.method)
+        roles = frozenset() if structure is None else structure.rewrites
+        out: dict[str, Tensor] = {}
+        for module, factors in self.factors.items():
+            own = {**factors.params, **factors.frozen}
+            out |= {f"{module}.{role}": tensor for role, tensor in own.items() if role in roles}
+        return {name: tensor for name, tensor in out.items() if name not in self.parameters}
+
+    def forget(self, rows: Mapping[str, Tensor]) -> None:
+        """Zero what the optimizer knows of some rows of A and B, by module."""
+        for p, own in ((self.parameters.get(f"{m}.{role}"), own) for m, own in rows.items() for role in ("A", "B")):
+            for value in () if p is None else self.optimizer.state.get(p, {}).values():
+                if isinstance(value, Tensor) and p is not None and value.shape == p.shape:
+                    value[own] = 0
 
     def load(self, tensors: Mapping[str, Tensor], counters: Mapping[str, int]) -> None:
         """Go back to a saved state."""
         with torch.no_grad():
             for name, p in self.parameters.items():
                 p.copy_(tensors[f"parameters/{name}"])
+            for name, tensor in self._rewritten().items():
+                tensor.copy_(tensors[f"fixed/{name}"])
         self.optimizer.state.clear()
         self.structure_state.clear()
         for path, value in tensors.items():

@@ -1,7 +1,8 @@
 """A budget of trainable parameters in place of a rank: `budget.params=200k`, `budget.like=lora:8`.
 
 The rank is solved per method and model before the specification is built, and stands in it as if it had been written:
-a run's id knows nothing of budgets.
+a run's id knows nothing of budgets. Where the data decide the ranks of modules (EVA), it is solved for the most that
+they can come to: such a run has at most the budget, within its tolerance, and often less; result.json has its count.
 """
 
 import json
@@ -115,7 +116,8 @@ def _nearest(composer: Composer, tree: dict[str, Any], budget: Budget, target: i
     sizes = _known_sizes(composer, tree)
     found, (name, value) = nearest(target, sizes), budget.given or ("", "")
     if abs(found.parameters - target) > budget.tolerance * target:
-        sides = [f"{size.parameters:,} at rank {size.rank}" for size in around(target, sizes)]
+        some = "any rank" if len(sizes) == 1 else "rank {}"
+        sides = [f"{size.parameters:,} at {some.format(size.rank)}" for size in around(target, sizes)]
         none = [] if len(sides) == 2 else ["none less" if found.parameters > target else "none more"]
         method = resolve(tree)["method"]["name"]
         legal = (
@@ -144,13 +146,16 @@ def _sizes(tree: dict[str, Any]) -> "Iterator[Sized]":
     trees = [resolve({**tree, "rank": rank})["method"] for rank in (1, 2)]
     fixed = build(trees[0]) if trees[0] == trees[1] else None  # else a field refers to ${rank}
     refusal, some = None, False
+    if fixed is not None and not fixed.has_rank:
+        yield Sized(1, count(fixed, folder, targets, None))  # of one size, whatever the rank
+        return
     for rank in ranks(folder, targets):
-        method = fixed or build(resolve({**tree, "rank": rank})["method"])
         try:
+            method = fixed or build(resolve({**tree, "rank": rank})["method"])
             yield Sized(rank, count(method, folder, targets, rank))
             some = True
         except BadInput as error:
-            if error.field_name != "rank":
+            if error.field_name not in ("rank", "config", "method.config"):  # a tuner's number that is ${rank}
                 raise
             refusal = error
     if refusal is not None and not some:

@@ -14,7 +14,7 @@ from ablora.method.targets import find_targets
 from ablora.method.twin import count as count_tuner
 from ablora.method.whole_model import places_of
 from ablora.models.base import skeleton
-from ablora.spec import RunSpec, check
+from ablora.spec import BadInput, RunSpec
 
 
 @cache
@@ -28,14 +28,7 @@ def _shapes(folder: Path, targets: str | tuple[str, ...]) -> dict[tuple[int, int
 
 
 def check_cell(spec: RunSpec) -> int:
-    """The number of trainable parameters of a run; see `count`. A rank that is absent is refused."""
-    if isinstance(spec.method, Full):
-        return count_full(spec.method, spec.model.folder, spec.adapter.targets)
-    if isinstance(spec.method, Peft):
-        return count_tuner(spec.method, spec.model.folder, spec.adapter.targets)
-    if spec.rank is None:
-        check(False, "rank", None, "an integer: this method has a rank")
-    assert spec.rank is not None
+    """The number of trainable parameters of a run; see `count`."""
     return count(spec.method, spec.model.folder, spec.adapter.targets, spec.rank)
 
 
@@ -45,13 +38,20 @@ def count_full(method: Full, folder: Path, targets: str | tuple[str, ...]) -> in
     return sum(getattr(*own[0]).numel() for own in places.values())
 
 
-def count(method: LowRank, folder: Path, targets: str | tuple[str, ...], rank: int) -> int:
-    """The number of trainable parameters of a method: sum over modules of r (m + n), less what the update does not
-    train, plus what the structure adds.
+def count(method: Full | Peft | LowRank, folder: Path, targets: str | tuple[str, ...], rank: int | None) -> int:
+    """The number of trainable parameters of a method; of a low-rank one the sum over modules of r (m + n), less what
+    the update does not train, plus what the structure adds.
 
-    Refuses (BadInput) targets that match nothing, and a rank that is over a weight's smaller side or that the
+    Refuses (BadInput) targets that match nothing, and a rank that is absent, over a weight's smaller side or that the
     structure cannot divide.
     """
+    match method:
+        case Full():
+            return count_full(method, folder, targets)
+        case Peft():
+            return count_tuner(method, folder, targets)
+    if rank is None:
+        raise BadInput("rank", None, "an integer: this method has a rank")
     total = 0
     for (out_features, in_features), (name, number) in _shapes(folder, targets).items():
         shape = Shape(out_features, in_features, rank)

@@ -57,7 +57,7 @@ _SAME_AS = {
     "svd_middle": "middle_svd", "svd_segments": "goat", "gradient": "lora_ga", "qr": "olora", "activation": "eva",
     "context": "corda_ipm", "orthogonal": "orthogonal", "alpha_over_r": "lora", "alpha_over_sqrt_r": "rslora",
     "riemannian": "riemannian_lora",
-    "lora_plus": "lora_plus", "freeze_a": "lora_fa", "dora": "dora", "adalora": "adalora",
+    "lora_plus": "lora_plus", "freeze_a": "lora_fa", "dora": "dora", "adalora": "adalora", "alora": "alora",
 }  # fmt: skip
 """An axis value that one named method is known for wears that method's colour."""
 

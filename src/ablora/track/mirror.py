@@ -51,7 +51,7 @@ class Mirror:
         self.mode, self._there = mode, int(self._run.step) if online else 0
         self.on_server |= online
         self._run.define_metric("step", hidden=True)
-        for prefix in ("train/*", "eval/*", "timing/*"):
+        for prefix in ("train/*", "eval/*", "ranks/*", "timing/*"):
             self._run.define_metric(prefix, step_metric="step")
         self.note("open")
 

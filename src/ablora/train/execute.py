@@ -119,14 +119,15 @@ class _Job:
         self._tokens[run.index] += trained.tokens
         if (found := trained.reallocated) is not None:
             self._probed[run.index] = [p + n for p, n in zip(self._probed[run.index], (found.seconds, found.tokens))]
-            record = {"kind": "ranks", "step": run.step, "moved": found.moved, "probe_loss_nats": found.loss_nats}
-            self._record(run, record | found.ranks)
         train = run.spec.train
         if run.step % train.log_every == 0 or run.step == train.max_steps:
             record = {"kind": "train", "step": run.step, "loss_nats": trained.loss_nats, "lr": trained.lr}
             record |= {"grad_norm": trained.grad_norm, "answer_tokens": run.answer_tokens, **trained.stats}
             self._record(run, record)
             self._time(run)
+        if found is not None:
+            record = {"kind": "ranks", "step": run.step, "moved": found.moved, "probe_loss_nats": found.loss_nats}
+            self._record(run, record | found.ranks)
 
     def _evaluate(self, runs: Sequence[RunState]) -> None:
         """All tasks of the given runs; runs that share a task share its forward passes."""

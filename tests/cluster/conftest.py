@@ -1,0 +1,27 @@
+"""A real SLURM, as `tests/cluster/up.sh` starts it; without one these tests skip (in CI a skip is a failure)."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+OURS = Path(os.environ.get("ABLORA_SLURM", "/run/ablora-slurm")) / "slurm.conf"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.cluster)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cluster() -> None:
+    """The test cluster alone: a site's own SLURM is nobody's place for faults."""
+    if not OURS.exists():
+        pytest.skip(f"no SLURM for tests: {HERE / 'up.sh'} (as root) starts one on this machine")
+    os.environ["SLURM_CONF"] = str(OURS)
+    asked = subprocess.run(["sinfo", "--noheader"], capture_output=True, text=True, timeout=60)
+    if asked.returncode:
+        pytest.skip(f"the SLURM for tests does not answer: {asked.stderr.strip()}")

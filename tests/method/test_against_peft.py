@@ -96,6 +96,7 @@ CROSSED = {
 }
 WHERE = {
     "adalora": "here",
+    "alora": "test_alora.py",
     "adamole": "adamole_layer",
     "goat": "goat_svd_init",
     "goat_minor": "test_contract.py",

@@ -33,7 +33,7 @@ def test_every_invariant_has_a_test():
     text = "\n".join(path.read_text() for path in TESTS.rglob("test_*.py"))
     named = set(re.findall(r"^def test_([a-z]\d)_", text, re.M))
     every = {f"{letter}{n}" for letter, last in NUMBERS.items() for n in range(1, last + 1)}
-    assert every - named <= {"o4"}, "ALoRA's ranks come with ALoRA"
+    assert every <= named
 
 
 def gradients(adapted: Adapted) -> dict[str, Tensor]:
@@ -52,8 +52,9 @@ def full_gradients() -> dict[str, Tensor]:
     return {name.removesuffix(".weight"): p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("preset", [name for name in names() if name != "molora"])
+@pytest.mark.parametrize("preset", [name for name in names() if name not in ("molora", "alora")])
 def test_i4_a_product_has_at_most_rank_r(preset):
+    """Not of MoLoRA, whose ten experts do not divide 8, and ALoRA, whose factors have empty rows (o4)."""
     adapted = adapt(llama(torch.float64), method(preset), rank=8, compute_dtype="float64")
     disturb(adapted)
     for name, record in adapted.records[0].items():

@@ -1,7 +1,13 @@
 """Where mixtures send their tokens: each expert's load by layer and kind of module, and which experts meet.
 
-load          share of tokens that an expert got, over k/E, the share when balanced
-co-activation share of tokens that two experts both got, over k (k - 1) / (E (E - 1)), that of k drawn at random
+load          share of tokens that an expert got, over the mean of the E that are routed to: 1 when balanced
+co-activation share of tokens that two experts both got, over the mean of all pairs: 1 as if each token's experts were
+              drawn at random
+
+Both are of each module's own records, so they hold also where tokens differ in how many experts they get: the mean of
+the loads is k/E with k the module's mean, that of the pairs is the mean of k (k - 1) / (E (E - 1)) over tokens. An
+expert that every token gets without the router's doing (a shared one) has load 1 here, is in neither mean and stands
+first; with it another expert meets as often as it is chosen.
 
 Experts that start at given parts of W0's spectrum are the same expert in every module and run. Any others are not: they
 are put in order of their load in each module and run before means are taken, so that expert 1 is the busiest.
@@ -22,6 +28,7 @@ from ablora_analysis.figures.study import Study
 
 _SPECTRAL = {"SvdSegments"}
 """Starts whose experts are named by their part of the spectrum."""
+_NEEDED = ("load", "mean_gate", "mean_probability", "coactivation")
 
 
 class Load(NamedTuple):
@@ -31,7 +38,10 @@ class Load(NamedTuple):
     dataset: str
     arm: str
     experts: int
-    top_k: int
+    per_token: tuple[float, float]
+    """Experts of a token, on average over a module's tokens: the least and the most of any module and run."""
+    gates: bool
+    """Whether all experts get every token, so that `load` is of their mean gate weights."""
     named: bool
     """Whether experts are the same in every module and run; otherwise they stand in order of their load."""
     layers: tuple[int, ...]
@@ -39,7 +49,7 @@ class Load(NamedTuple):
     load: np.ndarray
     """(layers, kinds, experts), 1 when balanced; NaN where a layer lacks a kind."""
     together: np.ndarray
-    """(experts, experts), mean over modules, 1 as if drawn at random; NaN on the diagonal and where k is 1."""
+    """(experts, experts), mean over modules, 1 as if drawn at random; NaN on the diagonal, and where no two meet."""
     least: float
     """The least load of an expert in any module of any run, 1 when balanced."""
     ids: tuple[str, ...]
@@ -67,35 +77,62 @@ def points(
 def _load(choice: Choice, ids: Sequence[str], named: bool, runs: Sequence[Sequence[Mapping[str, Any]]]) -> Load:
     places = sorted({place(record["item"]) for record in runs[0]})
     layers, kinds = sorted({layer for layer, _ in places}), ordered([kind for _, kind in places])
-    experts = len(runs[0][0]["load"])
-    k = round(sum(runs[0][0]["load"]))
+    every = [record for run in runs for record in run]
+    experts = len(every[0]["load"])
     sums, counts = np.zeros((len(layers), len(kinds), experts)), np.zeros((len(layers), len(kinds), 1))
-    met, least = np.zeros((experts, experts)), np.inf
-    for record in (record for run in runs for record in run):
-        own, pairs = relative(record, k), np.asarray(record["coactivation"])
-        order = np.arange(experts) if named else np.argsort(-own, kind="stable")
+    met, least = [], np.inf
+    for record in every:
+        own, pairs = relative(record), together(record)
+        order = np.arange(experts) if named else np.lexsort((-own, ~shared(record)))
         layer, kind = place(record["item"])
         at = layers.index(layer), kinds.index(kind)
         sums[at] += own[order]
         counts[at] += 1
-        met += pairs[np.ix_(order, order)]
+        met.append(pairs[np.ix_(order, order)])
         least = min(least, float(own.min()))
     mean = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
-    together = _together(met / sum(map(len, runs)), experts, k)
-    return Load(choice.setting, choice.dataset, choice.arm, experts, k, named, tuple(layers), tuple(kinds), mean,
-                together, least, tuple(ids))  # fmt: skip
+    k = [sum(record["load"]) for record in every]
+    return Load(choice.setting, choice.dataset, choice.arm, experts, (min(k), max(k)), all(map(gates_alone, every)),
+                named, tuple(layers), tuple(kinds), mean, _mean(met), least, tuple(ids))  # fmt: skip
 
 
-def relative(record: Mapping[str, Any], k: int) -> np.ndarray:
+def _mean(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Over the modules in which two experts meet at all; NaN where there is none."""
+    stacked = np.stack(parts)
+    known = ~np.isnan(stacked)
+    count = known.sum(0)
+    return np.divide(np.where(known, stacked, 0).sum(0), count, out=np.full(count.shape, np.nan), where=count > 0)
+
+
+def shared(record: Mapping[str, Any]) -> np.ndarray:
+    """Which experts get every token without the router's doing: it gives them no probability."""
+    load, p = (np.asarray(record[key], dtype=float) for key in ("load", "mean_probability"))
+    return (load == 1) & (p == 0)
+
+
+def gates_alone(record: Mapping[str, Any]) -> bool:
+    """Whether every routed expert gets every token, and only gate weights tell them apart."""
+    return bool((np.asarray(record["load"], dtype=float)[~shared(record)] == 1).all())
+
+
+def relative(record: Mapping[str, Any]) -> np.ndarray:
     """Each expert's load, 1 when balanced; where all get every token, its mean gate weight instead."""
-    load = np.asarray(record["load"], dtype=float)
-    return np.asarray(record["mean_gate"], dtype=float) * load.size if k == load.size else load * load.size / k
+    return _over_mean(record["mean_gate" if gates_alone(record) else "load"], ~shared(record))
 
 
-def _together(share: np.ndarray, experts: int, k: int) -> np.ndarray:
-    if k < 2:
-        return np.full_like(share, np.nan)
-    out = share * experts * (experts - 1) / (k * (k - 1))
+def _over_mean(values: Sequence[float], routed: np.ndarray) -> np.ndarray:
+    """The routed ones over their mean; 1 for the others."""
+    own = np.asarray(values, dtype=float)
+    return np.where(routed, own / own[routed].mean(), 1.0)
+
+
+def together(record: Mapping[str, Any]) -> np.ndarray:
+    """How often two experts meet, 1 as if drawn at random; NaN on the diagonal and where no two routed ones meet."""
+    pairs, routed = np.asarray(record["coactivation"], dtype=float), ~shared(record)
+    off = np.outer(routed, routed) & ~np.eye(len(pairs), dtype=bool)
+    mean = pairs[off].mean() if off.any() else 0.0
+    chosen = _over_mean(record["load"], routed)
+    out = np.where(off, pairs / mean if mean > 0 else np.nan, np.where(routed, chosen, chosen[:, None]))
     np.fill_diagonal(out, np.nan)
     return out
 
@@ -107,18 +144,15 @@ def read(study: Study) -> dict[str, list[dict[str, Any]]]:
     out = {}
     for run in with_routing:
         found = table.items(study.roots, [run], "routing")
-        if missing := {"load", "mean_gate", "coactivation"} - set(found.columns):
+        if missing := set(_NEEDED) - set(found.columns):
             where = folder_of(study.roots, run).items("routing")
-            raise Corrupted(str(where), sorted(missing), "load, mean_gate and coactivation in each line")
+            raise Corrupted(str(where), sorted(missing), f"{', '.join(_NEEDED)} in each line")
         out[run] = found.to_dict("records")
     return out
 
 
-def frame(
-    loads: Sequence[Load], choices: Sequence[Choice], records: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> pd.DataFrame:
+def frame(choices: Sequence[Choice], records: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
     """A row per run, module and expert, as recorded: nothing sorted or averaged."""
-    tops = {(load.setting, load.dataset, load.arm): load.top_k for load in loads}
     rows = []
     for choice in choices:
         own = {"setting": choice.setting, "dataset": choice.dataset, "arm": choice.arm, "lr": choice.lr}
@@ -126,7 +160,7 @@ def frame(
             for record in records.get(run, ()):
                 layer, kind = place(record["item"])
                 at = own | {"seed": seed, "id": run, "module": record["item"], "layer": layer, "kind": kind}
-                each = zip(record["load"], relative(record, tops[choice[:3]]).tolist(), record["mean_gate"])
+                each = zip(record["load"], relative(record).tolist(), record["mean_gate"])
                 rows += [at | {"expert": number, "load": load, "relative": over, "mean_gate": gate}
                          for number, (load, over, gate) in enumerate(each, 1)]  # fmt: skip
     return pd.DataFrame(rows)

@@ -64,8 +64,8 @@ def draw_together(ax: Axes, load: Load) -> None:
     ax.tick_params(length=0)
     ax.set_xlabel("expert")
     ax.set_ylabel("with expert")
-    if load.top_k < 2:
-        ax.text(0.5, 0.5, "top 1:\nno two meet", transform=ax.transAxes, ha="center", va="center")
+    if np.isnan(load.together).all():
+        ax.text(0.5, 0.5, "one expert a token:\nno two meet", transform=ax.transAxes, ha="center", va="center")
         return
     for (y, x), value in np.ndenumerate(load.together):
         if load.experts <= 5 and x != y:
@@ -79,8 +79,10 @@ def notes(loads: Sequence[Load], choices: Sequence[Choice]) -> list[str]:
     """What the colours are and what they hide, for the foot."""
     out = ["Share of tokens that an expert got, over its share when balanced (left or top) and that two experts got "
            "together, over that of a random draw. Mean over seeds, co-activation also over modules."]  # fmt: skip
-    soft = list(dict.fromkeys(load.arm for load in loads if load.top_k == load.experts > 1))
+    soft = list(dict.fromkeys(load.arm for load in loads if load.gates))
     out += [f"Every expert gets every token: gate weights instead ({', '.join(soft)})."] if soft else []
+    vary = dict.fromkeys(f"{o.arm} {o.per_token[0]:.2f} to {o.per_token[1]:.2f}" for o in loads if _varies(o))
+    out += [f"Experts of a token, module means: {', '.join(vary)}."] if vary else []
     if sorted_arms := list(dict.fromkeys(load.arm for load in loads if not load.named)):
         out.append(
             f"Sorted by load in each module and run, which makes some slope by itself: {', '.join(sorted_arms)}."
@@ -93,6 +95,10 @@ def notes(loads: Sequence[Load], choices: Sequence[Choice]) -> list[str]:
     drawn = {(load.setting, load.dataset, load.arm) for load in loads}
     missing = sum(run not in kept for c in choices if c[:3] in drawn for run in c.ids)
     return [*out, *([f"Routing not recorded: {missing} runs of these methods."] if missing else [])]
+
+
+def _varies(load: Load) -> bool:
+    return round(load.per_token[1], 2) > round(load.per_token[0], 2)
 
 
 def paint(study: Study) -> list[Path]:
@@ -120,7 +126,7 @@ def paint(study: Study) -> list[Path]:
     stem = study.folder / "routing_load"
     write_text(
         stem.with_suffix(".csv"),
-        frame(loads, study.choices, records).to_csv(index=False, lineterminator="\n"),
+        frame(study.choices, records).to_csv(index=False, lineterminator="\n"),
         durable=False,
     )
     used = sorted({run for load in loads for run in load.ids})

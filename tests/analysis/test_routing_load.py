@@ -1,4 +1,8 @@
+import itertools
+import math
+
 import numpy as np
+import pandas as pd
 import pytest
 from synthetic import Made, id_of, stale, write_study
 
@@ -35,7 +39,8 @@ def mixtures(num: int = 2, **fields: object) -> list[Made]:
 def test_loads_are_means_over_runs_one_when_balanced(roots: Roots) -> None:
     made = mixtures(init="SvdSegments")
     (load,) = loads_of(study_of(roots, [*made, Made(method="lora")]))
-    assert (load.arm, load.experts, load.top_k, load.named, load.layers) == ("goat", 4, 2, True, (0, 1, 2, 3))
+    assert (load.arm, load.experts, load.named, load.layers) == ("goat", 4, True, (0, 1, 2, 3))
+    assert (load.per_token, load.gates) == (pytest.approx((2, 2)), False)
     assert load.kinds == ("q_proj", "v_proj", "up_proj", "down_proj")
     assert load.load.mean(-1) == pytest.approx(np.ones((4, 4)))  # k of E experts per token
     both = [{r["item"]: r for r in lines.read(folder_of(roots, id_of(m)).items("routing"))} for m in made]
@@ -76,10 +81,55 @@ def test_co_activation_is_one_for_pairs_at_random(roots: Roots) -> None:
     assert bool(np.isnan(np.diag(load.together)).all())
 
 
+def record_of(chosen: np.ndarray, p: np.ndarray, gate: np.ndarray) -> dict[str, list]:
+    """A module's record by its definition; chosen, p and gate (tokens, experts)."""
+    sums = {"load": chosen, "mean_gate": gate, "mean_probability": p}
+    pairs = chosen.T @ chosen / len(chosen)
+    return {key: value.mean(0).tolist() for key, value in sums.items()} | {"coactivation": pairs.tolist()}
+
+
 def test_where_all_get_every_token_the_gates_are_shown() -> None:
-    record = {"load": [1.0, 1.0], "mean_gate": [0.7, 0.3]}
-    assert expert_load.relative(record, 2) == pytest.approx([1.4, 0.6])
-    assert expert_load.relative({"load": [0.75, 0.25], "mean_gate": [0.0, 1.0]}, 1) == pytest.approx([1.5, 0.5])
+    gate = np.array([[0.6, 0.4], [0.8, 0.2]])
+    record = record_of(np.ones((2, 2)), gate, gate)
+    assert expert_load.gates_alone(record)
+    assert expert_load.relative(record) == pytest.approx([1.4, 0.6])
+    one = np.array([[1.0, 0.0]] * 3 + [[0.0, 1.0]])
+    assert expert_load.relative(record_of(one, 0 * one + 0.5, one)) == pytest.approx([1.5, 0.5])
+    assert np.isnan(expert_load.together(record_of(one, 0 * one + 0.5, one))).all()
+
+
+@pytest.mark.parametrize("with_shared", [False, True])
+def test_tokens_with_unequal_numbers_of_experts_at_random_are_balanced(with_shared: bool) -> None:
+    """All sets of 1, 2 and 4 of 4 experts in equal parts per size: exactly balanced, and as if drawn at random."""
+    sets = [c for k in (1, 2, 4) for c in itertools.combinations(range(4), k) for _ in range(12 // math.comb(4, k))]
+    chosen = np.zeros((len(sets), 4))
+    for row, own in enumerate(sets):
+        chosen[row, list(own)] = 1
+    gate, p = chosen / chosen.sum(1, keepdims=True), np.full_like(chosen, 0.25)
+    if with_shared:
+        ones = np.ones((len(sets), 1))
+        chosen, gate, p = (np.hstack([a, b]) for a, b in ((ones, chosen), (ones, gate), (0 * ones, p)))
+    record = record_of(chosen, p, gate)
+    num = 4 + with_shared
+    assert expert_load.shared(record).tolist() == [with_shared, *[False] * (num - 1)]
+    assert expert_load.relative(record) == pytest.approx(np.ones(num))
+    assert expert_load.together(record)[~np.eye(num, dtype=bool)] == pytest.approx(np.ones(num * (num - 1)))
+
+
+def test_a_shared_expert_stands_first_and_hides_nothing() -> None:
+    """Of two routed ones the second gets three quarters: 0.5 and 1.5, beside 1 for the shared expert."""
+    chosen = np.array([[1.0, 1.0, 0.0]] + [[1.0, 0.0, 1.0]] * 3)
+    record = record_of(chosen, np.array([[0.0, 0.5, 0.5]] * 4), chosen)
+    assert expert_load.relative(record) == pytest.approx([1.0, 0.5, 1.5])
+    found = expert_load.together(record)
+    assert found[0, 1:] == pytest.approx([0.5, 1.5])
+    assert found[1:, 0] == pytest.approx([0.5, 1.5])
+    assert np.isnan(found[1, 2]), "one routed expert a token: no two meet"
+    choice = arms.Choice("", "d", "a", "m", 1e-3, (1e-3,), "", False, (0,), ("r",), (), "0/1")
+    runs = pd.DataFrame({"id": ["r"], "init": ["ZeroB"]})
+    (load,) = expert_load.points([choice], runs, {"r": [{"item": "q", **record}]})
+    assert load.load[0, 0] == pytest.approx([1.0, 1.5, 0.5]), "the shared one, then the busiest first"
+    assert load.per_token == (2.0, 2.0)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +143,7 @@ def test_place(module: str, place: tuple[int, str]) -> None:
 def test_every_load_is_in_the_csv(roots: Roots) -> None:
     study = study_of(roots, mixtures())
     records = expert_load.read(study)
-    found = expert_load.frame(loads_of(study), study.choices, records)
+    found = expert_load.frame(study.choices, records)
     assert len(found) == 2 * 16 * 4
     row = found[(found["seed"] == 1) & (found["module"] == "model.layers.0.mlp.down_proj")]
     told = next(r for r in records[id_of(mixtures()[1])] if r["item"] == "model.layers.0.mlp.down_proj")

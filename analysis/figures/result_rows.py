@@ -48,6 +48,8 @@ class Budget(NamedTuple):
     arm: str
     setting: str
     dataset: str
+    rank: str
+    """Directions of a module in the arm's runs, of all its experts; "" for what has no rank."""
     trainable_parameters: float
     adapter_bytes: float
     diverged_share: str
@@ -59,3 +61,10 @@ class ResultTable(NamedTuple):
     budgets: tuple[Budget, ...]
     notes: tuple[str, ...]
     ids: tuple[str, ...]
+
+    @property
+    def ranks_differ(self) -> bool:
+        """Whether a reader must be told the ranks: under a budget of parameters each method has its own."""
+        return len({(b.setting, b.rank) for b in self.budgets if b.rank}) > len(
+            {b.setting for b in self.budgets if b.rank}
+        )

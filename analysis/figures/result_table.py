@@ -156,7 +156,8 @@ def _detectable(ties: stats.Ties | None) -> float:
 def _budget(choice: Choice, runs: pd.DataFrame, robust: Robustness) -> Budget:
     own = runs.loc[list(choice.ids)] if choice.ids else runs.iloc[:0]
     parameters, size = (float(own[n].astype("float64").mean()) for n in ("trainable_parameters", "adapter_bytes"))
-    return Budget(choice.arm, choice.setting, choice.dataset, parameters, size, choice.diverged_share, robust)
+    rank = " to ".join(str(int(rank)) for rank in sorted(set(own["rank"].dropna())))
+    return Budget(choice.arm, choice.setting, choice.dataset, rank, parameters, size, choice.diverged_share, robust)
 
 
 def draw(ax: Axes, panel: Panel, looks: Mapping[str, Look] | None = None) -> None:

@@ -35,7 +35,7 @@ def _row(panel: Panel, cell: Cell, budgets: dict) -> dict[str, object]:
         "smallest_p": stats.smallest_p(pair.seeds) if pair and pair.seeds > 2 else math.nan,
         "comparisons": sum(c.to_best is not None for c in panel.cells),
         "detectable_difference": panel.detectable if math.isfinite(panel.detectable) else math.nan,
-        "trainable_parameters": budget.trainable_parameters, "adapter_bytes": budget.adapter_bytes,
+        "rank": budget.rank, "trainable_parameters": budget.trainable_parameters, "adapter_bytes": budget.adapter_bytes,
         "diverged": budget.diverged_share, "tuned_on": budget.robustness.metric,
         "lr_within_a_point_low": budget.robustness.low, "lr_within_a_point_high": budget.robustness.high,
         "lr_within_a_point_decades": budget.robustness.decades,
@@ -58,7 +58,8 @@ def sheet(result: ResultTable) -> Sheet:
     metrics = list(dict.fromkeys(panel.metric for panel in result.panels))
     rows = list(dict.fromkeys((b.setting, b.arm) for b in result.budgets))
     several, settings = len(datasets) > 1, len({setting for setting, _ in rows}) > 1
-    header = ["method", *(["setting"] if settings else []), "parameters", "diverged"]
+    ranks = ["rank"] if result.ranks_differ else []
+    header = ["method", *(["setting"] if settings else []), *ranks, "parameters", "diverged"]
     for dataset in datasets:
         prefix = f"{dataset}: " if several else ""
         header.append(f"{prefix}lr")
@@ -78,6 +79,7 @@ def _line(
     size = own[0].trainable_parameters
     share = ", ".join(dict.fromkeys(b.diverged_share for b in own))
     line = [Entry(arm), *([Entry(setting)] if settings else [])]
+    line += [Entry(", ".join(dict.fromkeys(b.rank for b in own)))] if result.ranks_differ else []
     line += [Entry("" if math.isnan(size) else f"{size:,.0f}"), Entry(share)]
     cells = {(p.dataset, p.metric): c for p in result.panels if p.setting == setting for c in p.cells if c.arm == arm}
     for dataset in datasets:

@@ -57,7 +57,7 @@ def draw_together(ax: Axes, load: Load) -> None:
     _map(ax, load.together)
     ax.set_aspect("equal")
     ax.set_ylim(load.experts, 0)
-    every = max(1, load.experts // 8)
+    every = -(-load.experts // 8)
     ticks = [i + 0.5 for i in range(0, load.experts, every)], [str(i + 1) for i in range(0, load.experts, every)]
     ax.set_xticks(*ticks)
     ax.set_yticks(*ticks)

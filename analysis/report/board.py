@@ -69,6 +69,8 @@ def _columns(evidence: Evidence, metrics: Sequence[str], keys: Sequence[str]) ->
         better = "lower" if style.lower_is_better(metric) else "higher"
         out.append(Column(style.axis_title(metric), True, f"mean and interval; {better} is better"))
         out.append(Column("Δ to best", True, f"{metric}: mean paired difference to the best mean, and its interval"))
+    if evidence.result.ranks_differ:
+        out.append(Column("rank", True, "low-rank directions of a module, of all its experts"))
     return [*out, Column("parameters", True, "trainable parameters"),
             Column("adapter", True, "size of the trained factors on disk"),
             Column("tokens/s", True, "mean over the arm's runs; of the pack, where runs share one"),
@@ -85,6 +87,8 @@ def _line(evidence: Evidence, choice: Choice, metrics: Sequence[str], keys: Sequ
         entries += [_score(cell), _to_best(cell)]
     budget = next(b for b in evidence.result.budgets if (b.setting, b.dataset, b.arm) == choice[:3])
     spent = _spent(evidence.runs, choice)
+    if evidence.result.ranks_differ:
+        entries.append(Entry(tag("span", budget.rank), float(budget.rank.split()[0]) if budget.rank else math.nan))
     entries += [
         Entry(tag("span", numbers.whole(budget.trainable_parameters)), budget.trainable_parameters),
         Entry(tag("span", numbers.size(budget.adapter_bytes)), budget.adapter_bytes),

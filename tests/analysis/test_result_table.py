@@ -124,6 +124,28 @@ def test_solved_ranks_split_no_arm_and_two_budgets_are_two_settings(roots: Roots
     }
 
 
+def test_ranks_are_told_where_a_budget_made_them_differ(roots: Roots) -> None:
+    solved = {"lora": 8, "lora_fa": 15, "full": None}
+    runs = [m for name, rank in solved.items() for m in seeds(name, rank=rank, labels=(("rank", None),))]
+    result = result_of(roots, runs)
+    sheet = result_text.sheet(result)
+    assert sheet.header[:4] == ("method", "rank", "parameters", "diverged")
+    assert [[entry.text for entry in row[:2]] for row in sheet.rows] == [["lora", "8"], ["lora_fa", "15"], ["full", ""]]
+    assert [len(row) for row in sheet.rows] == [len(sheet.header)] * 3
+    assert dict(result_text.frame(result)[["arm", "rank"]].itertuples(index=False)) == {
+        "lora": "8",
+        "lora_fa": "15",
+        "full": "",
+    }
+
+
+def test_ranks_that_are_the_settings_own_are_not_told_again(roots: Roots) -> None:
+    runs = [m for r in (4, 8) for name in ("lora", "pissa") for m in seeds(name, rank=r, labels=(("rank", str(r)),))]
+    result = result_of(roots, runs)
+    assert {(b.setting, b.rank) for b in result.budgets} == {("rank=4", "4"), ("rank=8", "8")}
+    assert "rank" not in result_text.sheet(result).header
+
+
 def test_metrics_without_item_records_are_paired_on_seeds(roots: Roots) -> None:
     runs = [*seeds("lora"), *seeds("milora")]
     write_study(roots, "s", runs)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ablora.method.structure._base import Factors
-from ablora.spec import LABEL, BadInput, check
+from ablora.spec import LABEL, AdapterSpec, BadInput, check
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -32,11 +32,12 @@ REFUSED = {
     "MULTITASK_PROMPT_TUNING": "needs a task id with every sequence",
     "POLY": "needs a task id with every sequence",
     "XLORA": "mixes LoRA adapters that were trained before, given by path",
-    "TRAINABLE_TOKENS": "trains rows of the embedding that are named one by one, for tokens that were added",
 }
 """Tuners that cannot be a run's method, and why."""
-PLACES_OF_ITS_OWN = ("ADAPTION_PROMPT", "BOTTLENECK", "IA3", "LN_TUNING")
+PLACES_OF_ITS_OWN = ("ADAPTION_PROMPT", "BOTTLENECK", "IA3", "LN_TUNING", "TRAINABLE_TOKENS")
 """Tuners of which the places are a part: without `target_modules` they keep their own, whatever the run's targets."""
+IN_THE_BASES_DTYPE = ("ADAPTION_PROMPT", "LN_TUNING")
+"""Tuners that train numbers of the base's dtype; the others' are float32 whatever the base."""
 NOT_HERE: Mapping[str, Mapping[str, str]] = {
     "LORA": {
         "alora_invocation_tokens": "depends on tokens of the prompt, which PEFT finds in its own forward",
@@ -46,8 +47,13 @@ NOT_HERE: Mapping[str, Mapping[str, str]] = {
         "megatron_config": "is for Megatron's layers",
     },
     "ADAMSS": {"use_asa": "masks by a schedule of its own, with a callback of transformers' Trainer"},
+    "BOFT": {
+        "boft_n_butterfly_factor": "counts for nothing but 1 where PEFT's CUDA kernel is not built, and PEFT goes on"
+    },
 }
 """Fields that must stay at PEFT's default, by tuner."""
+DEFAULTS = (None, False, 1)
+"""What those fields are at."""
 NEEDS_DATA = {"eva": "eva", "corda": "corda_ipm", "lora_ga": "lora_ga"}
 """Starts of PEFT's LoRA that look at data in a call of their own, and the preset to use."""
 
@@ -85,7 +91,7 @@ class Peft:
             check(key in own, f"config.{key}", value, f"an unknown field; {named}")
         for key, reason in NOT_HERE.get(self.tuner, {}).items():
             value = self.config.get(key)
-            check(value in (None, False), f"config.{key}", value, f"null: it {reason}")
+            check(value in DEFAULTS, f"config.{key}", value, f"left at its default: it {reason}")
         self._check_start()
         self.configured()
 
@@ -100,6 +106,13 @@ class Peft:
         legal = "a start that PEFT finds again when it loads the adapter: pissa, without niter"
         check("niter" not in start, "config.init_lora_weights", start, legal)
         check(start != "loftq", "config.init_lora_weights", start, "no start that quantises the base")
+
+    def check_run(self, adapter: AdapterSpec, dtype: str) -> None:
+        """Refuse a dtype of its layers that a tuner does not know, and a base in whose dtype small steps get lost."""
+        legal = "float32: PEFT's tuners compute in the dtype of their own parameters"
+        check(adapter.compute_dtype == "float32", "adapter.compute_dtype", adapter.compute_dtype, legal)
+        legal = f"float32: PEFT's {self.tuner} trains numbers of the base's dtype, and that loses small steps"
+        check(dtype == "float32" or self.tuner not in IN_THE_BASES_DTYPE, "model.dtype", dtype, legal)
 
     @property
     def split_matters(self) -> bool:

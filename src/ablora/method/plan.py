@@ -29,6 +29,8 @@ def _shapes(folder: Path, targets: str | tuple[str, ...]) -> dict[tuple[int, int
 
 def check_cell(spec: RunSpec) -> int:
     """The number of trainable parameters of a run; see `count`."""
+    if isinstance(spec.method, Peft):
+        spec.method.check_run(spec.adapter, spec.model.dtype)
     return count(spec.method, spec.model.folder, spec.adapter.targets, spec.rank)
 
 

@@ -61,8 +61,8 @@ def make(base: PreTrainedModel, method: Peft, targets: str | tuple[str, ...]) ->
     twin = copy.deepcopy(base, {id(p): mine for p, mine in own.items()}).eval()
     known = {id(module) for module in twin.modules()}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # advice about merging and loading, of which nothing happens here
+        with warnings.catch_warnings():  # BOFT's kernel, for more factors than the one that is allowed
+            warnings.filterwarnings("ignore", "Failed to load the CUDA extension|Setting boft_n_butterfly_factor")
             tuned = cast("PeftModel", get_peft_model(twin, config, ADAPTER)).eval()
     except Exception as error:  # whatever PEFT's tuners raise
         said = f"what PEFT's {method.tuner} can put into this model; it says: {type(error).__name__}: {error}"
@@ -71,7 +71,8 @@ def make(base: PreTrainedModel, method: Peft, targets: str | tuple[str, ...]) ->
         if not (mine.requires_grad or mine.is_meta) and torch.equal(mine, p):
             mine.data = p.data
     found = Twin(tuned, [module for module in tuned.modules() if id(module) not in known])
-    check(bool(found.trained()), "method.config", method.config, f"something that {method.tuner} trains in this model")
+    trains = any(p.numel() for p in found.trained().values())
+    check(trains, "method.config", method.config, f"something that {method.tuner} trains in this model")
     return found
 
 

@@ -1,5 +1,5 @@
-"""Every method that PEFT can hold, trained beside PEFT 0.21.2 on one small Llama in float64: outputs, gradients of all
-factors, and the factors after each step; and PEFT's own starts. What PEFT has not is in WHERE.
+"""Every method that PEFT can hold, trained beside PEFT 0.21.2 on a small Llama in float64 (some on GPT-2 too): outputs,
+gradients of all factors, and the factors after each step; and PEFT's own starts. What PEFT has not is in WHERE.
 
 PEFT gets the start from here (its own are compared apart), its base the residual weight W0 - s B0 A0, as its starts
 leave it, and its own optimizer. Both sides then take the same steps on the same loss.
@@ -19,12 +19,14 @@ from peft.tuners.lora.config import CordaConfig, LoraGAConfig
 from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.loraga import preprocess_loraga
 from peft.utils.incremental_pca import IncrementalPCA
+from test_targets import gpt2
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from ablora.method.attach import Adapted
 from ablora.method.factors import expert_products, residual_weight
+from ablora.method.layer import turned
 from ablora.models.rows import label_losses, lay_out
 from ablora.models.segments import packed_logits
 from ablora.spec import AdapterSpec, EvalSpec, RunSpec, TrainSpec
@@ -142,12 +144,20 @@ def loss_of(logits: Tensor) -> Tensor:
     return F.cross_entropy(logits[0, :-1], ids()[0, 1:])
 
 
+Base = Callable[[torch.dtype], PreTrainedModel]
+
+
+def conv1d(dtype: torch.dtype) -> PreTrainedModel:
+    """GPT-2, whose biases are drawn in float32 for any dtype."""
+    return gpt2().to(dtype)
+
+
 class Ours:
     """One run by the trainer's own state: its optimizer, update and after-step."""
 
-    def __init__(self, preset: str, *overrides: str, steps: int, **train: Any):
+    def __init__(self, preset: str, *overrides: str, steps: int, base: Base = llama, **train: Any):
         chosen = method(preset, *overrides)
-        self.model = in_float64(llama(torch.float64))
+        self.model = in_float64(base(torch.float64))
         self.adapted: Adapted = adapt(self.model, chosen, rank=RANK, compute_dtype="float64")
         recipe = {"lr": LR, "max_steps": steps, "batch_size": 1, "schedule": "constant", "clip_norm": None} | train
         spec = RunSpec(method=chosen, model=None, dataset=None, train=TrainSpec(**recipe), eval=EvalSpec(tasks={}),
@@ -177,7 +187,7 @@ class Theirs:
     def __init__(self, config: Any, optimizer: Callable[[Any], Optimizer] | None, base: PreTrainedModel | None = None):
         self.model: Any = peft.get_peft_model(base or llama(), config).double()
         in_float64(self.model.get_base_model())
-        self.model.get_base_model().loss_function = lambda logits, **_: loss_of(logits)
+        self.model.get_base_model().loss_function = lambda logits, *_, **__: loss_of(logits)
         if optimizer is None:
             trainable = [p for p in self.model.parameters() if p.requires_grad]
             self.optimizer: Optimizer = torch.optim.AdamW(trainable, lr=LR, weight_decay=0.0)
@@ -200,7 +210,8 @@ class Theirs:
                 self.tensor(name, role).copy_(as_theirs(role, tensor))
             for name in ours.adapted.modules:
                 if "E" not in ours.adapted.factors(0)[name].params:  # AdaLoRA's start is zero by E
-                    self.layer(name).base_layer.weight.copy_(residual_weight(ours.adapted, 0, name))
+                    base = self.layer(name).base_layer
+                    base.weight.copy_(turned(base, residual_weight(ours.adapted, 0, name)))
 
     def backward(self) -> tuple[Tensor, Tensor]:
         self.optimizer.zero_grad()
@@ -245,8 +256,8 @@ def train_both(ours: Ours, theirs: Theirs, steps: int, after: Callable[[int], No
 
 
 def lora_config(case: Case, **more: Any) -> Any:
-    return peft.LoraConfig(r=RANK, lora_alpha=cast(int, case.alpha), target_modules=LINEAR, task_type="CAUSAL_LM",
-                           **{**case.config, **more})  # fmt: skip
+    own = {"r": RANK, "lora_alpha": case.alpha, "target_modules": LINEAR, "task_type": "CAUSAL_LM"}
+    return peft.LoraConfig(**{**own, **case.config, **more})
 
 
 @pytest.mark.parametrize(
@@ -263,6 +274,17 @@ def test_three_steps_are_pefts(preset, case):
     train_both(ours, theirs, 3)
     for was, (name, role, tensor) in zip(before, ours.factors()):
         assert torch.equal(was, tensor) == (role not in ours.adapted.roles(0)), (name, role)
+
+
+@pytest.mark.parametrize("preset", ["lora", "lora_fa", "dora", "pissa", "lora_ga"])
+def test_three_steps_are_pefts_on_gpt2(preset):
+    """Where weights are stored (in, out) and layers have biases."""
+    case = CASES[preset]
+    ours = Ours(preset, *case.overrides, steps=3, base=conv1d, **case.train)
+    config = lora_config(case, fan_in_fan_out=True, target_modules=["c_attn", "c_proj", "c_fc"])
+    theirs = Theirs(config, case.optimizer, gpt2())
+    theirs.start(ours)
+    train_both(ours, theirs, 3)
 
 
 def test_adalora_is_pefts_from_the_first_pruning_to_the_last_mask():

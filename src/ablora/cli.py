@@ -83,16 +83,16 @@ def status(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     from ablora.store.roots import Roots
     from ablora.study.manifest import existing_study, require_any
-    from ablora.study.status import counts, standings, table, with_stale
+    from ablora.study.status import counts, study_standings, table, with_stale
 
     roots = Roots.from_environment()
     if given.study is None:
         for name in require_any(roots):
-            print(f"{name}: {counts(standings(roots, existing_study(roots, name).rows()))}")
+            print(f"{name}: {counts(study_standings(roots, existing_study(roots, name)))}")
         return 0
     study = existing_study(roots, given.study)
     rows = study.rows()
-    found = standings(roots, rows)
+    found = study_standings(roots, study)
     print("\n".join(table(study, rows, with_stale(roots, found) if given.check_stale else found)))
     return 0
 

@@ -43,6 +43,14 @@ class Cluster(Protocol):
     @property
     def needs_folder(self) -> bool: ...
 
+    def require_usable(self, packs: int) -> None:
+        """Refuse, before anything is written, a place that is not there or would not take so many packs."""
+        ...
+
+    def follow(self, job: Job, folder: Path | None) -> bool:
+        """Watch runs that an earlier command sent until none of them waits or runs; False: it does not watch."""
+        ...
+
 
 class Interrupted(Exception):  # noqa: N818 -- what happened
     """The user or the system stopped the work; checkpoints are written, and the same command goes on."""

@@ -22,6 +22,12 @@ class Inline:
     def needs_folder(self) -> bool:
         return False
 
+    def require_usable(self, packs: int) -> None:
+        """This machine is always there."""
+
+    def follow(self, job: Job, folder: Path | None) -> bool:
+        return False
+
     def drain(self, job: Job, folder: Path | None) -> None:
         from ablora.dispatch.job import work  # late: it imports torch, and a refused command should answer at once
 

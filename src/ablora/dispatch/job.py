@@ -13,7 +13,7 @@ from ablora.data._base import DataError
 from ablora.dispatch.base import Interrupted, Job
 from ablora.spec import BadInput, RunSpec
 from ablora.store import atomic, lines
-from ablora.store.claims import Claim, Fenced, latest, release, take
+from ablora.store.claims import Alive, Claim, Fenced, alive_here, latest, release, take
 from ablora.store.run_folder import FailureClass, RunFolder, State, folder_of
 from ablora.track import make
 from ablora.train.execute import execute, write_failure
@@ -26,28 +26,33 @@ OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FA
 
 
 def work(
-    job: Job, observers: Sequence[Observer] = (), threads: int | None = None, seen: Mapping[str, int] | None = None
+    job: Job,
+    observers: Sequence[Observer] = (),
+    threads: int | None = None,
+    seen: Mapping[str, int] | None = None,
+    alive: Alive = alive_here,
 ) -> None:
     """Run every pack that nobody else has taken; a failing one never ends the others.
 
     `seen`: the claims there were when the job was sent (default: now). A run that was claimed since is left alone even
     if that process has died meanwhile: a run that kills its process must not kill every worker in turn. The next
     command finds it lost and resumes it.
+    `alive`: who judges the owner of such a claim.
     Raises `Interrupted` when the process was told to stop.
     """
     seen = job.claims() if seen is None else seen
     watching = [*map(Guarded, observers), *_tracker(job)]
     for pack in job.packs:
         folders = [folder_of(job.roots, run) for run in pack]
-        claims = [claim for folder in folders if (claim := _claim(folder, seen[folder.id]))]
+        claims = [claim for folder in folders if (claim := _claim(folder, seen[folder.id], alive))]
         if claims:
             _run_pack(claims, job, watching, threads)
 
 
-def _claim(folder: RunFolder, seen: int) -> Claim | None:
+def _claim(folder: RunFolder, seen: int, alive: Alive) -> Claim | None:
     if _is_over(folder) or latest(folder) != seen:
         return None
-    claim = take(folder)
+    claim = take(folder, alive)
     if claim is not None and _is_over(folder):  # it ended between the look and the claim
         release(claim)
         return None

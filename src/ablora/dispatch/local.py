@@ -46,6 +46,12 @@ class Local:
     def needs_folder(self) -> bool:
         return True
 
+    def require_usable(self, packs: int) -> None:
+        """This machine is always there."""
+
+    def follow(self, job: Job, folder: Path | None) -> bool:
+        return False
+
     def drain(self, job: Job, folder: Path | None) -> None:
         assert folder is not None
         count = min(self.workers, len(job.packs))

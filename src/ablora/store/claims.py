@@ -16,6 +16,9 @@ from typing import Any
 
 from ablora.store.run_folder import RunFolder
 
+Alive = Callable[[dict[str, Any]], bool]
+"""Whether the process of a claim's owner lives."""
+
 
 class Fenced(RuntimeError):  # noqa: N818 -- what happened to the owner
     """This process no longer owns the run: a newer claim exists."""
@@ -35,14 +38,35 @@ class Claim:
 
 
 def whoami() -> dict[str, Any]:
-    """This process, in words that another can check: host, boot id, pid and its start time."""
+    """This process, in words that another can check: host, boot id, pid and its start time; in a job of SLURM also
+    the task, how often it was requeued before, and the cluster's name."""
     pid = os.getpid()
-    return {"host": socket.gethostname(), "boot": _boot_id(), "pid": pid, "started": _start_time(pid)}
+    return {"host": _host(), "boot": _boot_id(), "pid": pid, "started": _start_time(pid), **_slurm_task()}
+
+
+def _slurm_task() -> dict[str, Any]:
+    # ARRAY_TASK and not the raw number: that of an array's last task is the array's own.
+    job, array, task = map(os.environ.get, ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"))
+    if job is None:
+        return {}
+    restart = int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    name = f"{array}_{task}" if array else job
+    return {"slurm": name, "restart": restart, "cluster": os.environ.get("SLURM_CLUSTER_NAME")}
+
+
+def is_here(owner: dict[str, Any]) -> bool:
+    """Whether the owner's process can be looked at from this one."""
+    return owner["host"] == _host()
+
+
+def _host() -> str:
+    """A node's name in a job of SLURM: several nodes may be one machine, and a lost one must not vouch for another."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def alive_here(owner: dict[str, Any]) -> bool:
     """Whether the owner's process lives. On another host it cannot be asked, and counts as alive."""
-    if owner["host"] != socket.gethostname():
+    if not is_here(owner):
         return True
     return owner["boot"] == _boot_id() and _start_time(owner["pid"]) == owner["started"]
 
@@ -57,7 +81,7 @@ def owner_of(folder: RunFolder, generation: int) -> dict[str, Any]:
     return json.loads((folder.path / f"claim.{generation}.json").read_text())
 
 
-def is_held(folder: RunFolder, alive: Callable[[dict[str, Any]], bool] = alive_here) -> bool:
+def is_held(folder: RunFolder, alive: Alive = alive_here) -> bool:
     """Whether a living process runs this run now."""
     return _lives(folder, latest(folder), alive)
 
@@ -68,10 +92,10 @@ def is_held_beside(folder: RunFolder) -> bool:
     if generation < 0 or _released(folder, generation):
         return False
     owner = owner_of(folder, generation)
-    return owner["host"] == socket.gethostname() and owner["pid"] != os.getpid() and alive_here(owner)
+    return is_here(owner) and owner["pid"] != os.getpid() and alive_here(owner)
 
 
-def take(folder: RunFolder, alive: Callable[[dict[str, Any]], bool] = alive_here) -> Claim | None:
+def take(folder: RunFolder, alive: Alive = alive_here) -> Claim | None:
     """Claim the run for this process, or None while a living process holds it.
 
     The generation that was judged dead is the one that is followed. Reading the newest again after the judgement would
@@ -97,7 +121,7 @@ def release(claim: Claim) -> None:
     (claim.folder.path / f"claim.{claim.generation}.released").touch()
 
 
-def _lives(folder: RunFolder, generation: int, alive: Callable[[dict[str, Any]], bool]) -> bool:
+def _lives(folder: RunFolder, generation: int, alive: Alive) -> bool:
     return generation >= 0 and not _released(folder, generation) and alive(owner_of(folder, generation))
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 
 from ablora.dispatch.base import Interrupted, Job
+from ablora.dispatch.queue import queue_of
 from ablora.store.claims import is_held_beside
 from ablora.store.roots import Roots
 from ablora.store.run_folder import create, folder_of
@@ -16,6 +17,7 @@ from ablora.study.manifest import Row, StudyFolder, existing_study, merged, stud
 from ablora.study.plan import Plan, derived_name, make
 from ablora.study.reconcile import Gap, clear_failures, reconcile
 from ablora.study.report import report
+from ablora.study.settle import settle
 from ablora.study.status import counts
 
 INTERRUPTED = 130
@@ -41,7 +43,10 @@ def answer(
         confirmation.require_fresh(confirm, plan)
     study = _study(roots, plan, execution, sweeping)
     rows = list(plan.rows) if study is None else _grown(study, plan)
-    reconcile(roots, rows)  # for its complaints, before the first folder is made
+    queue = None if study is None else queue_of(roots, study.path)
+    gap = reconcile(roots, rows, queue)  # for its complaints, before the first folder is made
+    if gap.packs:
+        execution.cluster.require_usable(len(gap.packs))
     roots.require_writable()
     for run in dict.fromkeys(row.id for row in rows):
         create(roots, plan.specs[run])
@@ -52,7 +57,9 @@ def answer(
                 confirmation.write(study, confirm, plan)
             study.write(rows, arguments, execution.to_tree())
     if again:
-        clear_failures(roots, rows, only=None)
+        if queue is not None:
+            settle(queue)
+        clear_failures(roots, rows, None, queue)
     return submit(roots, study, rows, execution)
 
 
@@ -68,7 +75,10 @@ def retry(name: str, only: str | None) -> int:
     """Set the failures aside (all, or of one class) and go on with the study."""
     roots = Roots.from_environment()
     study = existing_study(roots, name)
-    again = clear_failures(roots, study.rows(), only)
+    queue = queue_of(roots, study.path)
+    if queue is not None:
+        settle(queue)
+    again = clear_failures(roots, study.rows(), only, queue)
     print(f"{len(again)} failed runs are tried again", file=sys.stderr)
     return resume(name)
 
@@ -82,7 +92,10 @@ def submit(roots: Roots, study: StudyFolder | None, rows: Sequence[Row], executi
     sent: set[str] = set()
     try:
         while True:
-            gap = reconcile(roots, rows)
+            queue = None if study is None else queue_of(roots, study.path)
+            if queue is not None:
+                settle(queue)
+            gap = reconcile(roots, rows, queue)
             if not sent:
                 _announce(study, gap)
             packs = tuple(pack for pack in gap.packs if sent.isdisjoint(pack))
@@ -90,14 +103,23 @@ def submit(roots: Roots, study: StudyFolder | None, rows: Sequence[Row], executi
                 job = Job(packs, roots, study.name if study else None, execution.tracker)
                 sent.update(job.runs)
                 execution.cluster.drain(job, study.path if study else None)
-            elif not _wait_for_others(roots, gap):
+            elif not _wait_for_others(roots, gap) and not _follow(roots, study, gap, execution):
                 grown = None if study is None else confirmation.advance(roots, study)
                 if grown is None:
-                    return report(roots, study, rows)
+                    return report(roots, study, rows, queue)
                 rows = grown
     except (Interrupted, KeyboardInterrupt):
-        report(roots, study, rows)
+        report(roots, study, rows, None if study is None else queue_of(roots, study.path))
         return INTERRUPTED
+
+
+def _follow(roots: Roots, study: StudyFolder | None, gap: Gap, execution: Execution) -> bool:
+    """Watch what an earlier command sent to SLURM, where this one's place to run watches."""
+    runs = gap.having("queued") + gap.having("running")
+    if study is None or not runs:
+        return False
+    job = Job(tuple((run,) for run in runs), roots, study.name, execution.tracker)
+    return execution.cluster.follow(job, study.path)
 
 
 def _grown(study: StudyFolder, plan: Plan) -> list[Row]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ablora.dispatch.queue import Queue
 from ablora.store import atomic
 from ablora.store.roots import Roots
 from ablora.store.run_folder import RunFolder, State, folder_of
@@ -24,7 +25,7 @@ class Seen:
     cell: str
     state: State
     detail: str
-    """The class of a failure."""
+    """The class of a failure; what SLURM says of a run that waits or was lost."""
     step: int | None = None
     steps: int | None = None
     loss_nats: float | None = None
@@ -45,7 +46,8 @@ class Seen:
 class Watcher:
     """Reads a study again and again; what cannot change any more is read once (1,000 runs: see tests)."""
 
-    def __init__(self, roots: Roots, rows: Sequence[Row]):
+    def __init__(self, roots: Roots, rows: Sequence[Row], queue: Queue | None = None):
+        self.queue = queue
         self.cells = named(rows)
         self.folders = {run: folder_of(roots, run) for run in self.cells}
         self._steps: dict[str, int | None] = {}
@@ -53,10 +55,12 @@ class Watcher:
 
     def look(self) -> list[Seen]:
         """Every run once, in the manifest's order."""
+        if self.queue is not None:
+            self.queue.look()
         return [self._look_at(run, folder) for run, folder in self.folders.items()]
 
     def _look_at(self, run: str, folder: RunFolder) -> Seen:
-        found = standing(folder)
+        found = standing(folder, self.queue)
         stamp = _stamp(folder.result) if found.state == "done" else None
         if stamp is not None and run in self._ended and self._ended[run][0] == stamp:
             return self._ended[run][1]
@@ -68,7 +72,7 @@ class Watcher:
     def _read(self, run: str, folder: RunFolder, found: Standing) -> Seen:
         if self._steps.get(run) is None:
             self._steps[run] = _max_steps(folder)
-        detail = found.detail if found.state == "failed" else ""
+        detail = found.detail if found.state in ("failed", "queued") or (self.queue and found.state == "lost") else ""
         seen = Seen(run, self.cells[run], found.state, detail, steps=self._steps[run])
         training = [record for record in tail(folder.metrics) if record.get("kind") == "train"]
         timing = tail(folder.timing)
@@ -133,7 +137,9 @@ def study_left_s(seen: Sequence[Seen]) -> float | None:
     paces = paces or [run.step_s for run in running if run.step_s is not None]
     if not running or not paces:
         return None
-    open_steps = sum((run.steps or 0) - (run.step or 0) for run in seen if run.state in ("running", "planned"))
+    open_steps = sum(
+        (run.steps or 0) - (run.step or 0) for run in seen if run.state in ("running", "queued", "planned")
+    )
     return open_steps * sum(paces) / len(paces) / len(running)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ablora.dispatch.queue import Queue
 from ablora.spec import check
 from ablora.store.roots import Roots
 from ablora.store.run_folder import folder_of
@@ -22,10 +23,10 @@ class Gap:
         return [run for run, standing in self.found.items() if standing.state == state]
 
 
-def reconcile(roots: Roots, rows: Sequence[Row]) -> Gap:
-    """Skips what is done, what a living process holds, and what failed; a result that cannot be read is an error that
-    names the file: it would otherwise be counted as done, or be overwritten without a word."""
-    found = standings(roots, rows)
+def reconcile(roots: Roots, rows: Sequence[Row], queue: Queue | None = None) -> Gap:
+    """Skips what is done, what a living process holds or SLURM has, and what failed. A result that cannot be read is an
+    error that names the file: it would otherwise be counted as done, or be overwritten without a word."""
+    found = standings(roots, rows, queue)
     for run, standing in found.items():
         if standing.state == "done":
             folder_of(roots, run).read_result()
@@ -36,14 +37,21 @@ def reconcile(roots: Roots, rows: Sequence[Row]) -> Gap:
     return Gap(found, tuple(tuple(packs[number]) for number in sorted(packs)))
 
 
-def clear_failures(roots: Roots, rows: Sequence[Row], only: str | None) -> list[str]:
-    """Set failures aside as failure.<n>.json, so that the runs are tried again; all, or those of one class."""
-    failed = [run for run, standing in standings(roots, rows).items() if standing.state == "failed"]
-    classes = {run: failure_class_of(folder_of(roots, run)) for run in failed}
+def clear_failures(roots: Roots, rows: Sequence[Row], only: str | None, queue: Queue | None = None) -> list[str]:
+    """Set failures aside as failure.<n>.json, so that the runs are tried again; all, or those of one class.
+
+    A run that SLURM's timeout, preemption or node failure ended has that class too, and no file to be set aside: going
+    on resumes it anyway.
+    """
+    found = standings(roots, rows, queue)
+    lost = {run: place.ended for run, s in found.items()
+            if s.state == "lost" and queue and (place := queue.place(run)) is not None and place.ended}  # fmt: skip
+    failed = [run for run, standing in found.items() if standing.state == "failed"]
+    classes = {run: failure_class_of(folder_of(roots, run)) for run in failed} | lost
     legal = f"the class of a failed run of this study: {', '.join(sorted(set(classes.values()))) or 'none has failed'}"
     check(only is None or only in classes.values(), "--only", only, legal)
-    chosen = [run for run in failed if only in (None, classes[run])]
-    for run in chosen:
+    chosen = [run for run in classes if only in (None, classes[run])]
+    for run in filter(failed.__contains__, chosen):
         folder = folder_of(roots, run)
         number = sum(1 for _ in folder.path.glob("failure.*.json"))
         folder.failure.rename(folder.path / f"failure.{number}.json")

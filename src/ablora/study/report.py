@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 
+from ablora.dispatch.queue import Queue
 from ablora.store.roots import Roots
 from ablora.store.run_folder import RunFolder, folder_of
 from ablora.study.confirm import outlook
@@ -12,12 +13,17 @@ from ablora.study.status import Standing, counts, failure_of, standings
 DONE, UNFINISHED = 0, 3
 
 
-def report(roots: Roots, study: StudyFolder | None, rows: Sequence[Row]) -> int:
-    """Print them; 0 if every run is done, 3 if any is not, whatever kept it from being done."""
-    found = standings(roots, rows)
+def report(roots: Roots, study: StudyFolder | None, rows: Sequence[Row], queue: Queue | None = None) -> int:
+    """Print them; 0 if every run is done or SLURM still has it, 3 if any is not, whatever kept it from being done."""
+    found = standings(roots, rows, queue)
     unfinished = {run: standing for run, standing in found.items() if standing.state != "done"}
     if not unfinished:
         print("\n".join(_results(roots, study, rows)))
+        return DONE
+    if queue and all(standing.state in ("queued", "running") for standing in unfinished.values()):
+        name = study.name if study else ""
+        print(f"SLURM has {len(unfinished)} of {len(found)} runs: {counts(unfinished)}\n"
+              f"ablora watch {name} shows them; the same command again goes on with what they leave")  # fmt: skip
         return DONE
     for run, standing in unfinished.items():
         print(f"{run} {_why(folder_of(roots, run), standing)}", file=sys.stderr)
@@ -36,7 +42,11 @@ def _why(folder: RunFolder, standing: Standing) -> str:
             first = (str(failure["message"]).strip().splitlines() or [""])[0]
             return f"failed: {failure['class']}: {first} ({folder.failure})"
         case "lost":
+            if "task" in standing.detail:
+                return f"lost: {standing.detail}"
             return f"lost: its process died at {standing.detail or 'its start'} without a word"
+        case "queued":
+            return f"is queued by SLURM ({standing.detail})"
         case "running":
             return f"is being run by another process ({standing.detail or 'before its first step'})"
     return f"not finished: {standing.detail or 'not started'}"

@@ -1,18 +1,20 @@
-"""Where each run stands, from disk and the host alone."""
+"""Where each run stands: from disk, the host, and for what was sent to SLURM from its one answer."""
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from ablora.dispatch.queue import FINAL, Place, Queue, queue_of
 from ablora.spec import check
 from ablora.store import atomic
-from ablora.store.claims import is_held, latest
+from ablora.store.claims import alive_here, is_held, latest
 from ablora.store.roots import Roots
 from ablora.store.run_folder import RunFolder, State, folder_of
 from ablora.study.manifest import Row, StudyFolder
 
-ORDER: tuple[State, ...] = ("done", "running", "planned", "lost", "failed", "stale")
+ORDER: tuple[State, ...] = ("done", "running", "queued", "planned", "lost", "failed", "stale")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,27 +25,53 @@ class Standing:
     detail: str = ""
 
 
-def standing(folder: RunFolder) -> Standing:
-    """The state of a run. The host is asked first and the disk second: a run that ends in between is seen as done.
+def standing(folder: RunFolder, queue: Queue | None = None) -> Standing:
+    """The state of a run. Host and SLURM are asked first and the disk second: a run that ends in between is seen as
+    done.
 
     planned: nobody runs it; with a step, it was stopped there and goes on from its checkpoint.
-    lost: a process claimed it, is gone, and left neither result nor failure; the same command resumes it.
+    queued: SLURM has a task for it that has not begun with it, or that was requeued.
+    lost: a process claimed it, is gone, and left neither result nor failure, or its task ended before it began with it;
+    the same command resumes it. SLURM's word for why stands in front: node_failure, timeout, preempted.
+    failed: what it wrote down itself, or cancelled or out_of_memory by SLURM.
     """
-    held = is_held(folder)
+    place = queue.place(folder.id) if queue else None
+    held = is_held(folder, queue.alive if queue else alive_here)
     if folder.result.exists():
         return Standing("done")
     if held:
         return Standing("running", last_step(folder))
     if folder.failure.exists():
         return Standing("failed", failure_class_of(folder))
+    if place is not None and (found := _by_slurm(place, last_step(folder))) is not None:
+        return found
     generation = latest(folder)
     released = generation < 0 or (folder.path / f"claim.{generation}.released").exists()
     return Standing("planned" if released else "lost", last_step(folder))
 
 
-def standings(roots: Roots, rows: Sequence[Row]) -> dict[str, Standing]:
+def _by_slurm(place: Place, step: str) -> Standing | None:
+    """What SLURM knows of a run that nobody runs; None where it does not change what the disk says."""
+    if place.live:
+        return Standing("queued", ", ".join(filter(None, (place.detail, step))))
+    if place.ended in FINAL:
+        return Standing("failed", place.ended)
+    if place.ended is not None or not place.detail.endswith("COMPLETED"):
+        return Standing("lost", ", ".join(filter(None, (place.ended or "", step, place.detail))))
+    return None
+
+
+def standings(roots: Roots, rows: Sequence[Row], queue: Queue | None = None) -> dict[str, Standing]:
     """By run id, each run once. 1,000 runs take 0.1 s: no specification is read."""
-    return {run: standing(folder_of(roots, run)) for run in dict.fromkeys(row.id for row in rows)}
+    return {run: standing(folder_of(roots, run), queue) for run in dict.fromkeys(row.id for row in rows)}
+
+
+def study_standings(roots: Roots, study: StudyFolder) -> dict[str, Standing]:
+    """The same of a study as it is on disk, with what SLURM says of it."""
+    queue = queue_of(roots, study.path)  # before the disk
+    if queue is not None and queue.trouble:
+        print(f"ablora: SLURM does not answer ({queue.trouble}); what it has is shown as it was", file=sys.stderr)
+    return standings(roots, study.rows(), queue)
 
 
 def with_stale(roots: Roots, found: Mapping[str, Standing]) -> dict[str, Standing]:
@@ -68,9 +96,9 @@ def failure_class_of(folder: RunFolder) -> str:
 
 
 def failure_of(folder: RunFolder) -> Mapping[str, object]:
-    """The failure record; one that cannot be read is a failure all the same."""
+    """The failure record; one that cannot be read is a failure all the same, and SLURM's word may not be there yet."""
     try:
-        record = folder.read_failure()
+        record = folder.read_failure() if folder.failure.exists() else {}
     except atomic.Corrupted as error:
         record = {"message": str(error)}
     return {"class": "bug", "message": "", **(record if isinstance(record, dict) else {})}

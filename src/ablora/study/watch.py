@@ -1,4 +1,4 @@
-"""`ablora watch`: a study's runs as a live table, from disk alone; watching and ceasing to watch change nothing."""
+"""`ablora watch`: a study's runs as a live table, from disk and SLURM's answer; watching changes nothing."""
 
 import sys
 import time
@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ablora.dispatch.queue import queue_of
 from ablora.store.roots import Roots
 from ablora.study.manifest import existing_study
 from ablora.study.progress import Seen, Watcher, study_left_s
@@ -33,7 +34,7 @@ def watch(roots: Roots, name: str, console: Console | None = None) -> int:
     """
     study = existing_study(roots, name)
     console = console or Console(file=sys.stdout, highlight=False)
-    watcher = Watcher(roots, study.rows())
+    watcher = Watcher(roots, study.rows(), queue_of(roots, study.path))
     seen = watcher.look()
     if not console.is_terminal:
         print("\n".join(plain(name, seen)))
@@ -122,9 +123,9 @@ def _open(seen: Sequence[Seen]) -> bool:
 def _advice(name: str, seen: Sequence[Seen]) -> str:
     """What to type next, if anything."""
     states = {run.state for run in seen}
-    if "running" in states:
+    if states & {"running", "queued"}:
         return ""
-    if states & {"planned", "queued", "lost"}:
+    if states & {"planned", "lost"}:
         return f"nothing of it is running: ablora resume {name} goes on"
     if "failed" in states:
         return f"ablora retry {name} tries the failed again; runs/<id>/failure.json says why they failed"

@@ -1,10 +1,14 @@
-"""Being asked to stop: Ctrl-C and SIGTERM set a flag, the loop looks at it between steps."""
+"""Being asked to stop: Ctrl-C, SIGTERM and SIGUSR2 set a flag, the loop looks at it between steps.
+
+SIGUSR2 is how SLURM says that time is running out or that a job will be preempted (`sbatch --signal`)."""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 class Stopped(RuntimeError):  # noqa: N818 -- what happened
@@ -24,7 +28,8 @@ class StopFlag:
     def set(self, number: int, frame: FrameType | None) -> None:
         if self.reason is not None and number == signal.SIGINT:
             raise KeyboardInterrupt  # a second Ctrl-C does not wait
-        self.reason = number
+        if self.reason is None:  # the first word counts: SIGUSR2 asks for a requeue, and SLURM sends SIGTERM after it
+            self.reason = number
 
 
 @contextmanager
@@ -34,7 +39,7 @@ def stop_flag() -> Iterator[StopFlag]:
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
-    before = {number: signal.signal(number, flag.set) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, flag.set) for number in STOPPING}
     try:
         yield flag
     finally:

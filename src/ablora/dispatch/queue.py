@@ -1,0 +1,210 @@
+"""Where a study's runs are in SLURM: the records on disk, and one answer of squeue and sacct for everybody.
+
+The answer is kept in studies/<name>/queue.json and asked for again when it is older than the submission's `poll_s`
+(30 s), however many processes watch and however many tasks there are. The order is what makes it sound: records are
+read first, SLURM is asked second, run folders are looked at third. A task that was sent before the question and is not
+in the answer has ended; one that was sent after it waits.
+"""
+
+import getpass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ablora.dispatch import scheduler, submissions
+from ablora.dispatch.scheduler import NoAnswer, Task
+from ablora.dispatch.submissions import Submission
+from ablora.store import atomic
+from ablora.store.claims import alive_here, is_held, is_here, latest, owner_of
+from ablora.store.roots import Roots
+from ablora.store.run_folder import FailureClass, RunFolder, folder_of
+
+CLASSES: dict[str, FailureClass] = {
+    "TIMEOUT": "timeout", "DEADLINE": "timeout", "NODE_FAIL": "node_failure", "BOOT_FAIL": "node_failure",
+    "PREEMPTED": "preempted", "OUT_OF_MEMORY": "out_of_memory", "CANCELLED": "cancelled", "REVOKED": "cancelled",
+}  # fmt: skip
+FINAL = ("cancelled", "out_of_memory")
+"""Ends that would be repeated, or that somebody wanted: such a run is tried again only when asked for."""
+UNSEEN = "UNSEEN"
+"""The end of a task of which SLURM has no row: cancelled while it waited, or there is no accounting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A run's newest task."""
+
+    task: str
+    """Its name in SLURM; empty for an array whose number nobody wrote down yet."""
+    live: bool
+    """It waits, runs or is about to end, or that cannot be told: the run must not be sent again."""
+    detail: str
+    """While it lives what SLURM says it waits for; afterwards how it ended."""
+    ended: FailureClass | None = None
+    """How it ended, where that is a failure with a name of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What SLURM said, and of which submissions it can be taken to speak."""
+
+    asked_s: float = 0.0
+    cluster: str | None = None
+    judged: tuple[str, ...] = ()
+    """Submissions that were on disk before it was asked."""
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+    ended: Mapping[str, str] = field(default_factory=dict)
+    """How tasks ended that are gone from the queue; never asked for twice."""
+    trouble: str = ""
+    """Why SLURM did not answer; everything is as it was then."""
+
+
+class Queue:
+    """A study's tasks at one moment; `look` again for a later one."""
+
+    def __init__(self, roots: Roots, study: Path):
+        self.roots, self.study = roots, study
+        self._forced = False
+        self.look()
+
+    def look(self, now: bool = False) -> "Queue":
+        """Read the records again, and ask SLURM again if the last answer is too old (with `now` in any case)."""
+        self.records = [record for record in submissions.read(self.study) if record.phase != "abandoned"]
+        self.newest = {
+            run: (record, i) for record in self.records for i, runs in enumerate(record.tasks) for run in runs
+        }
+        self.answer = self._kept()
+        waiting = self._unfinished()
+        poll_s = min((self.newest[run][0].poll_s for run in waiting), default=0.0)
+        if waiting and (now or not 0 <= time.time() - self.answer.asked_s < poll_s):
+            self.answer = self._asked(waiting)
+            self._keep()
+        return self
+
+    @property
+    def trouble(self) -> str:
+        return self.answer.trouble
+
+    def place(self, run: str) -> Place | None:
+        """Where SLURM has a run; None for one that was never sent there, or whose end is settled."""
+        if run not in self.newest or run in self.newest[run][0].settled:
+            return None
+        record, index = self.newest[run]
+        task = record.task(index)
+        if task is None or record.name not in self.answer.judged:
+            return Place(task or "", True, "just sent")
+        if record.cluster != self.answer.cluster:
+            return Place(task, True, f"on the cluster {record.cluster}, which cannot be asked from here")
+        if task in self.answer.tasks:
+            return Place(task, True, _waits_for(self.answer.tasks[task]))
+        end = self.answer.ended.get(task)
+        if end is None:
+            return Place(task, True, self.trouble or "about to end")
+        if end == UNSEEN:
+            began = self._was_begun_by(run, task)
+            return Place(task, False, f"task {task} is gone", None if began else "cancelled")
+        return Place(task, False, f"task {task} {end}", CLASSES.get(end))
+
+    def holds(self, folder: RunFolder) -> bool:
+        """Whether a living process runs the run now."""
+        return is_held(folder, self.alive)
+
+    def alive(self, owner: dict[str, Any]) -> bool:
+        """Whether a claim's owner lives: the host is asked where that is this one, otherwise SLURM. Who cannot be asked
+        counts as alive; the owner in a task that was requeued since is dead."""
+        task = owner.get("slurm")
+        if is_here(owner) or task is None:
+            return alive_here(owner)
+        if owner.get("cluster") not in (None, self.answer.cluster):
+            return True
+        found = self.answer.tasks.get(task)
+        if found is None:
+            return not (task in self.answer.ended or self._is_gone(task))
+        return found.state != "PENDING" and found.restart <= owner["restart"]
+
+    def _is_gone(self, task: str) -> bool:
+        """Whether a task of which the answer does not speak has ended: a question asked now, after the claim was read,
+        tells; once per process, as it is about another study's task or one that has only just begun."""
+        if not self._forced:
+            self._forced = True
+            self.answer = self._asked(self._unfinished())
+            self._keep()
+            return not self.trouble and task not in self.answer.tasks
+        return False
+
+    def _unfinished(self) -> list[str]:
+        """Sent runs that are not over: with none, SLURM need not be asked at all."""
+        return [run for run, (record, _) in self.newest.items()
+                if run not in record.settled and not _is_over(folder_of(self.roots, run))]  # fmt: skip
+
+    def _asked(self, waiting: Sequence[str]) -> Answer:
+        """A new answer; where SLURM gives none, the old one with the reason."""
+        before = self.answer
+        try:
+            cluster = before.cluster or scheduler.configuration().get("ClusterName")
+            users = {record.user for record, _ in map(self.newest.__getitem__, waiting)} | {getpass.getuser()}
+            tasks = scheduler.queued(sorted(users))
+        except NoAnswer as error:
+            return Answer(time.time(), before.cluster, before.judged, before.tasks, before.ended, str(error))
+        judged = tuple(record.name for record in self.records)
+        gone = {task: record for record, i in map(self.newest.__getitem__, waiting)
+                if (task := record.task(i)) is not None and record.cluster == cluster
+                and task not in tasks and task not in before.ended}  # fmt: skip
+        ended = {**{task: end for task, end in before.ended.items() if task not in tasks}, **_ends(gone)}
+        return Answer(time.time(), cluster, judged, tasks, ended)
+
+    def _was_begun_by(self, run: str, task: str) -> bool:
+        folder = folder_of(self.roots, run)
+        generation = latest(folder)
+        return generation >= 0 and owner_of(folder, generation).get("slurm") == task
+
+    def _kept(self) -> Answer:
+        path = self.study / "queue.json"
+        if not path.exists():
+            return Answer()
+        try:
+            found = atomic.read_json(path)
+            tasks = {known: Task(*row) for known, row in found.pop("tasks").items()}
+            return Answer(tasks=tasks, judged=tuple(found.pop("judged")), **found)
+        except (atomic.Corrupted, KeyError, TypeError):
+            return Answer()  # a view of SLURM: asked again
+
+    def _keep(self) -> None:
+        try:
+            atomic.write_json(self.study / "queue.json", asdict(self.answer) | {"tasks": dict(self.answer.tasks)})
+        except OSError:
+            return  # another user's study, or a full disk: the answer serves this process
+
+
+def queue_of(roots: Roots, study: Path) -> Queue | None:
+    """The queue of a study of which something was ever sent to SLURM."""
+    return Queue(roots, study) if submissions.folder_of(study).is_dir() else None
+
+
+def _ends(gone: Mapping[str, Submission]) -> dict[str, str]:
+    """How tasks ended. One that sacct still calls running is left out, and counts as about to end."""
+    if not gone:
+        return {}
+    try:
+        said = scheduler.ended(sorted({str(record.job) for record in gone.values()}))
+    except NoAnswer:  # no accounting, or its database is down: all that is known is that the task is gone
+        return dict.fromkeys((task for task, record in gone.items() if _is_mine(record)), UNSEEN)
+    out = {task: end for task in gone if (end := said.get(task, "")).split(" ")[0] in scheduler.FINAL}
+    unseen = (task for task, record in gone.items() if task not in said and _is_mine(record))
+    return out | dict.fromkeys(unseen, UNSEEN)
+
+
+def _is_mine(record: Submission) -> bool:
+    """Another user's tasks may be hidden from me; mine are not."""
+    return record.user == getpass.getuser()
+
+
+def _waits_for(task: Task) -> str:
+    again = f"requeued {task.restart} times" if task.restart else ""
+    word = task.reason if task.state == "PENDING" else ""
+    return ", ".join(filter(None, (word, again)))
+
+
+def _is_over(folder: RunFolder) -> bool:
+    return folder.result.exists() or folder.failure.exists()

@@ -1,0 +1,231 @@
+"""cluster=slurm: arrays of tasks, sent through submitit in two phases, and watched or left alone.
+
+Any process may die at any moment, the one that sends included: the record of an array is written before the array
+(`dispatch.submissions`), the array is sent held, and it is released when its number is on disk.
+"""
+
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ablora.dispatch import scheduler, slurm_site, submissions
+from ablora.dispatch.base import Interrupted, Job
+from ablora.dispatch.frozen import freeze
+from ablora.dispatch.progress import StudyProgress
+from ablora.dispatch.queue import Queue
+from ablora.dispatch.task import AGAIN, environment, work_in_task
+from ablora.spec import BadInput, check
+from ablora.store.run_folder import folder_of
+
+LOOK_S = 1.0
+TASK = '"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"'
+"""A task's name in a batch script; the raw number of an array's last task is the array's own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slurm:
+    """How a task is asked for, and what is done with it."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    reservation: str | None = None
+    time: int | str = 60
+    """Minutes, or as SLURM writes it: "D-HH:MM:SS"."""
+    memory: str | None = None
+    """Of a task, such as 16G; null: the site's default."""
+    gpus: int | str = 1
+    """Per task; a type goes in front: a100:1."""
+    cpus: int = 4
+    threads: int | None = None
+    """Of a run's matrix products; null: as many as cpus."""
+    setup: tuple[str, ...] = ()
+    """Lines of shell before Python starts, such as `module load cuda`."""
+    container: str | None = None
+    """In front of Python, such as `apptainer exec --nv image.sif`."""
+    python: str | None = None
+    """The interpreter on a node; null: this one's path."""
+    signal_lead_s: int = 120
+    """How long before the end of its time a task is told to write its checkpoint: a step and an evaluation must fit."""
+    requeue: bool = True
+    """Whether a task may start again after the end of its time, preemption or the loss of its node."""
+    array_parallelism: int | None = None
+    """The most tasks of an array that run at once; null: no limit of ours."""
+    packs_per_task: int = 1
+    options: Mapping[str, str | int] = field(default_factory=dict)
+    """Any other option of sbatch, by its long name: {mail-type: END}."""
+    wait: bool = True
+    """Watch until the runs are through; false: send, and give the terminal back."""
+    poll_s: int = 30
+    """SLURM is asked once in so many seconds, whatever the number of tasks."""
+
+    def __post_init__(self) -> None:
+        for name in ("cpus", "packs_per_task", "poll_s", "signal_lead_s"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "an integer of at least 1")
+        for name in ("threads", "array_parallelism"):
+            value = getattr(self, name)
+            check(value is None or value >= 1, name, value, "null, or an integer of at least 1")
+        check(bool(re.fullmatch(r"(\w[\w.-]*:)?\d+", str(self.gpus))), "gpus", self.gpus, "a number, or TYPE:NUMBER")
+        memory = self.memory is None or bool(re.fullmatch(r"\d+[KMGT]?B?", self.memory))
+        check(memory, "memory", self.memory, "a number of megabytes, or one with K, M, G or T behind it, such as 16G")
+        try:
+            given = scheduler.minutes(self.time)
+        except ValueError:
+            given = 0
+        check(given is None or given >= 1, "time", self.time, "minutes of at least 1, H:MM:SS or D-HH:MM:SS")
+
+    @property
+    def needs_folder(self) -> bool:
+        return True
+
+    @property
+    def gpu_count(self) -> int:
+        return int(str(self.gpus).rpartition(":")[2])
+
+    def sbatch_options(self) -> dict[str, str]:
+        """What a task asks for, as long options of sbatch."""
+        wanted = {
+            "partition": self.partition, "account": self.account, "qos": self.qos, "constraint": self.constraint,
+            "reservation": self.reservation, "time": self.time, "mem": self.memory, "cpus-per-task": self.cpus,
+            "gpus-per-node": self.gpus if self.gpu_count else None, "signal": f"USR2@{self.signal_lead_s}",
+            "requeue" if self.requeue else "no-requeue": True,
+        }  # fmt: skip
+        flags = {name: "" if value is True else str(value) for name, value in wanted.items() if value is not None}
+        return flags | {name: str(value) for name, value in self.options.items()}
+
+    def require_usable(self, packs: int) -> None:
+        """Refuse, before anything is written, what the site would refuse or leave waiting for ever."""
+        slurm_site.require(self, -(-packs // self.packs_per_task))
+
+    def drain(self, job: Job, folder: Path | None) -> None:
+        """Send the runs, and unless `wait` is false watch them until none of them waits or runs."""
+        assert folder is not None
+        try:
+            sent = self._send(job, folder)
+        except scheduler.NoAnswer as error:
+            raise BadInput("cluster", "slurm", f"a SLURM that answers ({error}); the same command goes on") from error
+        if sent:
+            print(f"ablora: sent {sum(map(len, sent))} runs to SLURM: {', '.join(sent)}", file=sys.stderr)
+        self.follow(job, folder)
+
+    def follow(self, job: Job, folder: Path | None) -> bool:
+        """Watch runs that SLURM has until none of them waits or runs; False if they are not watched."""
+        if not self.wait or folder is None:
+            return False
+        queue = Queue(job.roots, folder)
+        open_ = {run: folder_of(job.roots, run) for run in job.runs}
+        try:
+            with StudyProgress(total=len(open_)) as progress:
+                while True:
+                    _say_trouble(queue)
+                    places = {run: place for run in open_ if (place := queue.place(run)) is not None and place.live}
+                    for run, run_folder in list(open_.items()):
+                        if run_folder.result.exists() or run_folder.failure.exists():
+                            progress.ended(open_.pop(run))
+                        elif run not in places:
+                            del open_[run]
+                    if not open_:
+                        return True
+                    progress.running(sum(map(queue.holds, open_.values())))
+                    time.sleep(LOOK_S)
+                    queue.look()
+        except KeyboardInterrupt as stop:
+            print(f"ablora: the jobs go on; ablora watch {folder.name} shows them, the same command watches again, "
+                  f"scancel --name={','.join(_names(queue, open_))} ends them", file=sys.stderr)  # fmt: skip
+            raise Interrupted from stop
+
+    def _send(self, job: Job, folder: Path) -> dict[str, list[str]]:
+        """One array for all packs (more where the site's arrays are shorter); the runs by the array's number."""
+        most = slurm_site.longest_array()
+        with submissions.lock(folder):
+            submissions.mend(folder)
+            queue = Queue(job.roots, folder)
+            packs = [pack for pack in job.packs if not any(_is_taken(queue, run) for run in pack)]
+            if not packs:
+                return {}
+            code = freeze(folder / "code")
+            per = self.packs_per_task
+            tasks = [tuple(packs[i : i + per]) for i in range(0, len(packs), per)]
+            arrays = [tasks[i : i + most] for i in range(0, len(tasks), most)]
+            return dict(self._send_array(job, array, folder, code) for array in arrays)
+
+    def _send_array(
+        self, job: Job, tasks: Sequence[tuple[tuple[str, ...], ...]], folder: Path, code: Path
+    ) -> tuple[str, list[str]]:
+        jobs = [replace(job, packs=packs) for packs in tasks]
+        cluster = scheduler.configuration()["ClusterName"]
+        record = submissions.begin(folder, [one.runs for one in jobs], cluster, code, self.poll_s)
+        number = self._submit(record.name, jobs, folder / "jobs", environment(job, str(code)))
+        record = submissions.write(folder, replace(record, job=number, phase="held"))
+        submissions.release(folder, record)
+        return number, [run for one in jobs for run in one.runs]
+
+    def _submit(self, name: str, jobs: Sequence[Job], folder: Path, variables: Mapping[str, str]) -> str:
+        """The number of a held array."""
+        from submitit import SlurmExecutor
+        from submitit.core.utils import FailedJobError
+
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob("*.save_tmp"):  # of a process that was killed; submitit would refuse to go on
+            leftover.unlink()
+        python = " ".join(filter(None, (self.container, self.python or sys.executable)))
+        executor = SlurmExecutor(folder, python=python)
+        exports = [f"export {key}={_quoted(value)}" for key, value in variables.items()]
+        executor.update_parameters(
+            job_name=name,
+            wckey=None,  # submitit's default is its own name, which a site with wckeys refuses
+            setup=[*self.setup, *exports],
+            teardown=["code=$?", f"[ $code != {AGAIN} ] || scontrol requeue {TASK}", "exit $code"],
+            # srun does not take it from the job since SLURM 22.05
+            srun_args=[f"--cpus-per-task={self.cpus}"],
+            array_parallelism=self.array_parallelism or len(jobs),
+            additional_parameters={"hold": True, **{k: v or True for k, v in self.sbatch_options().items()}},
+        )
+        threads = self.threads or self.cpus
+        try:
+            with _outside_of_a_job():
+                with executor.batch():
+                    sent = [executor.submit(work_in_task, job, job.claims(), threads) for job in jobs]
+                return sent[0].job_id.partition("_")[0]
+        except FailedJobError as error:
+            said = " ".join(str(error).split())
+            legal = f"what sbatch takes; it says: {said}; the same command goes on"
+            raise BadInput("cluster", "slurm", legal) from error
+
+
+def _is_taken(queue: Queue, run: str) -> bool:
+    """Whether another controller sent the run, or somebody ended it, since this one looked."""
+    place = queue.place(run)
+    folder = folder_of(queue.roots, run)
+    return (place is not None and place.live) or folder.result.exists() or folder.failure.exists()
+
+
+def _names(queue: Queue, runs: Mapping[str, Any]) -> list[str]:
+    return sorted({queue.newest[run][0].name for run in runs if run in queue.newest})
+
+
+def _say_trouble(queue: Queue, said: list[str] = []) -> None:  # noqa: B006 -- once per process and reason
+    if queue.trouble and queue.trouble not in said:
+        said.append(queue.trouble)
+        print(f"ablora: SLURM does not answer ({queue.trouble}); waiting for it", file=sys.stderr)
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("'", "'\\''") + "'"
+
+
+@contextmanager
+def _outside_of_a_job() -> Iterator[None]:
+    """An allocation's own variables would steer what is sent from inside it."""
+    hidden = {name: os.environ.pop(name) for name in os.environ.keys() - scheduler.without_a_job().keys()}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)

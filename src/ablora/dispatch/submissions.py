@@ -1,0 +1,116 @@
+"""What was sent to SLURM, on disk: one record per array, written before the array exists.
+
+studies/<name>/submissions/<name>.json
+  {"schema", "name", "made_s", "user", "cluster", "code", "tasks": [[run, ...], ...], "job", "phase", "settled": [run]}
+`name` is the array's name in SLURM, by which it is found if its sender died before it could write the number down.
+phase: writing -> held (the number is written down) -> released; or abandoned. Only a held array is released, so one
+that nobody knows never runs, and of two records for a run only one ever had a task that ran.
+"""
+
+import getpass
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock
+
+from ablora.dispatch import scheduler
+from ablora.store import atomic
+
+SCHEMA = 1
+PREFIX = "abl-"
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One array of SLURM."""
+
+    name: str
+    made_s: float
+    user: str
+    cluster: str
+    code: str
+    """The folder that its tasks import."""
+    poll_s: float
+    tasks: tuple[tuple[str, ...], ...]
+    """The runs of each task."""
+    job: str | None = None
+    phase: Literal["writing", "held", "released", "abandoned"] = "writing"
+    settled: tuple[str, ...] = ()
+    """Runs whose end by SLURM is written down in their folders; what SLURM says of them counts no more."""
+
+    def task(self, index: int) -> str | None:
+        """A task's name as squeue and sacct give it; an array of one is a plain job."""
+        return self.job if self.job is None or len(self.tasks) == 1 else f"{self.job}_{index}"
+
+
+def folder_of(study: Path) -> Path:
+    return study / "submissions"
+
+
+def lock(study: Path) -> FileLock:
+    """Held by whoever sends, mends or settles; seconds."""
+    study.mkdir(parents=True, exist_ok=True)
+    return FileLock(study / ".submissions.lock")
+
+
+def begin(study: Path, tasks: Sequence[Sequence[str]], cluster: str, code: Path, poll_s: float) -> Submission:
+    """The record of an array that will be sent."""
+    name = f"{PREFIX}{uuid.uuid4().hex[:16]}"
+    made = Submission(name, time.time(), getpass.getuser(), cluster, str(code), poll_s, tuple(map(tuple, tasks)))
+    return write(study, made)
+
+
+def write(study: Path, record: Submission) -> Submission:
+    atomic.write_json(folder_of(study) / f"{record.name}.json", {"schema": SCHEMA, **asdict(record)})
+    return record
+
+
+def read(study: Path) -> list[Submission]:
+    """Every record, the oldest first."""
+    return sorted(_records(study), key=lambda record: (record.made_s, record.name))
+
+
+def _records(study: Path) -> Iterator[Submission]:
+    for path in folder_of(study).glob(f"{PREFIX}*.json"):
+        found = atomic.read_json(path)
+        try:
+            tasks = tuple(tuple(runs) for runs in found["tasks"])
+            rest = {key: found[key] for key in ("name", "made_s", "user", "cluster", "code", "poll_s", "job", "phase")}
+            yield Submission(tasks=tasks, settled=tuple(found["settled"]), **rest)
+        except (KeyError, TypeError) as error:
+            legal = "a submission; see squeue for its name, scancel it, and move the file away"
+            raise atomic.Corrupted(str(path), str(error), legal) from error
+
+
+def release(study: Path, record: Submission) -> Submission:
+    """Let a held array run."""
+    scheduler.ask("scontrol", "release", str(record.job))
+    return write(study, replace(record, phase="released"))
+
+
+def mend(study: Path) -> None:
+    """Bring records that a dead sender left to one end or the other; under the lock, so that nobody is at them.
+
+    Held: released. Writing: cancelled wherever SLURM has the name, and abandoned; an array that turns up after that is
+    cancelled by the next one to look, and never ran, because nobody releases it. Raises `NoAnswer`.
+    """
+    records = read(study)
+    unfinished = [record for record in records if record.phase in ("writing", "held")]
+    if not unfinished:
+        return
+    queue = scheduler.queued({record.user for record in unfinished})
+    found = {task.name: known.partition("_")[0] for known, task in queue.items()}
+    for record in records:
+        if record.phase in ("writing", "abandoned") and record.name in found:
+            scheduler.ask("scancel", found[record.name])
+        if record.phase == "writing":
+            write(study, replace(record, phase="abandoned"))
+        if record.phase == "held":
+            if record.name in found:
+                release(study, record)
+            else:  # released by one that died before it wrote so, and through already; or cancelled
+                write(study, replace(record, phase="released"))

@@ -1,0 +1,93 @@
+"""What a task of SLURM does: its packs, until they are through, time runs out, or SLURM takes the node away."""
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any, NoReturn
+
+from ablora.dispatch.base import Interrupted, Job
+from ablora.store.claims import alive_here, latest, owner_of, whoami
+from ablora.store.run_folder import RunFolder, folder_of
+
+AGAIN = 75
+"""The exit code that asks the batch script to requeue the task. It does so and not Python, because a container need not
+hold SLURM's commands."""
+
+
+class Told(KeyboardInterrupt):
+    """A signal came while no run was training."""
+
+    def __init__(self, number: int):
+        self.signal = signal.Signals(number)
+        super().__init__(self.signal.name)
+
+
+def work_in_task(job: Job, sent: Mapping[str, int], threads: int) -> None:
+    """Work through the job's packs, going on where an earlier life of this task left them.
+
+    `sent`: the claims there were when the job was sent, which the sender found dead or released. A run that somebody
+    else claimed since is left alone: the next command sees how that went.
+    Signals: submitit ignores SIGTERM and answers SIGUSR2 in the middle of whatever is done. Here both stop a training
+    run at its next step, with its checkpoint. After SIGUSR2 the task asks to be requeued, unless this life has got no
+    run further: it would do the same again for ever.
+    """
+    signal.signal(signal.SIGTERM, _told)
+    signal.signal(signal.SIGUSR2, _told)
+    from ablora.dispatch.job import last_step, work  # imports torch
+
+    folders = [folder_of(job.roots, run) for run in job.runs]
+    seen, dead = _judged(folders, sent)
+    before = [_progress(folder, last_step(folder)) for folder in folders]
+    try:
+        work(job, threads=threads, seen=seen, alive=lambda owner: owner not in dead and alive_here(owner))
+    except (Interrupted, KeyboardInterrupt) as stop:
+        if _signal_of(stop) != signal.SIGUSR2:
+            return
+        if before == [_progress(folder, last_step(folder)) for folder in folders]:
+            print("ablora: no step was made in the time that the task had; it is not requeued", file=sys.stderr)
+            return
+        sys.stderr.flush()
+        sys.exit(AGAIN)
+
+
+def _judged(folders: list[RunFolder], sent: Mapping[str, int]) -> tuple[dict[str, int], list[dict[str, Any]]]:
+    """The claims that this task may follow, and their owners: what the sender judged, or this task's earlier life."""
+    seen, dead = dict(sent), []
+    for folder in folders:
+        newest = latest(folder)
+        if newest < 0:
+            continue
+        owner = owner_of(folder, newest)
+        if newest == sent[folder.id] or _is_earlier_self(owner):
+            seen[folder.id] = newest
+            dead.append(owner)
+    return seen, dead
+
+
+def _is_earlier_self(owner: Mapping[str, Any]) -> bool:
+    """The same task before it was requeued. On a lost node that process may run on; the claim's fence stops it."""
+    me = whoami()
+    same = "slurm" in me and all(owner.get(key) == me[key] for key in ("slurm", "cluster"))
+    return same and owner["restart"] < me["restart"]
+
+
+def _progress(folder: RunFolder, step: int) -> tuple[int, bool]:
+    return step, folder.result.exists() or folder.failure.exists()
+
+
+def _signal_of(stop: BaseException) -> signal.Signals | None:
+    cause = stop.__cause__ if isinstance(stop, Interrupted) else stop
+    return getattr(cause, "signal", None)
+
+
+def _told(number: int, frame: FrameType | None) -> NoReturn:
+    raise Told(number)
+
+
+def environment(job: Job, code: str) -> dict[str, str]:
+    """What a task finds in its environment: the same folders, the frozen code in front of everything else, and no
+    bytecode written into it."""
+    path = os.environ.get("PYTHONPATH")
+    return {**job.roots.environment(), "PYTHONPATH": f"{code}:{path}" if path else code, "PYTHONDONTWRITEBYTECODE": "1"}

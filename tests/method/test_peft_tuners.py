@@ -16,7 +16,8 @@ import try_tuners
 from peft import PeftModel
 from try_tuners import HEAD, method, one_by_one, packed, train, tried
 
-from ablora.config.compose import Composer
+from ablora.cli import main
+from ablora.config.compose import Composer, resolve
 from ablora.config.loader import open_loader
 from ablora.method.adaptation import Adaptation
 from ablora.method.dropout import Draw
@@ -25,7 +26,7 @@ from ablora.method.plan import check_cell, count
 from ablora.models.rows import lay_out
 from ablora.spec import BadInput, RunSpec, run_id
 from ablora.tree import build
-from tiny import llama, logits, made_up
+from tiny import llama, logits, made_up, qwen
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "peft_tuners.md"
 HERE = [name for name in tried() if name != "ADAMSS"]
@@ -100,8 +101,6 @@ def test_a_start_that_changes_weights_changes_the_twins(start, tmp_path):
 
 
 def test_trained_biases_and_whole_modules_are_copies(tmp_path):
-    from tiny import qwen
-
     model = qwen()
     weights = {k: v.clone() for k, v in model.state_dict().items()}
     adapted, run, _ = train(small("LORA", bias="all", modules_to_save=["norm"]), model, 2)
@@ -136,14 +135,9 @@ def alone(adapted: Adaptation, prompt: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize("tuner", ["LORA", "LOKR", "PVERA", "BOTTLENECK"])
-def test_draws_are_of_seed_step_and_micro_and_the_models_own_dropout_rests(tuner):
+def test_draws_are_of_seed_step_and_micro(tuner):
     dropout = {"LORA": "lora_dropout", "LOKR": "module_dropout", "BOTTLENECK": "bottleneck_dropout"}.get(tuner)
-    model = llama()
-    model.config.attention_dropout = 0.5
-    for module in model.modules():
-        if hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.5
-    adapted = train(small(tuner, **({dropout: 0.5} if dropout else {})), model, 3).adapted
+    adapted = train(small(tuner, **({dropout: 0.5} if dropout else {})), llama(), 3).adapted
     rows = lay_out([ITEMS])
     state = torch.get_rng_state()
     with torch.no_grad():
@@ -154,6 +148,25 @@ def test_draws_are_of_seed_step_and_micro_and_the_models_own_dropout_rests(tuner
         assert not torch.equal(a, other)
         assert torch.equal(adapted.hidden(rows), still[0]), "evaluation draws nothing after a training pass"
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_only_the_tuners_own_modules_ever_drop_anything():
+    """As with every other method: the base's own dropout rests."""
+    model = llama()
+    for module in model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.5  # type: ignore[assignment]
+    adapted, rows = train(small("LORA"), model, 2).adapted, lay_out([ITEMS])
+    with torch.no_grad():
+        assert torch.equal(adapted.hidden(rows, [Draw(0, 1, 0, 0.0)]), adapted.hidden(rows))
+
+
+def test_a_budget_knows_a_tuners_one_size(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "method=ia3", "budget.params=30k"]) == 2
+    assert "near 30,000 it has 3,584 at any rank and none more" in capsys.readouterr().err
+    assert main(["plan", "method=ia3", "budget.params=3600"]) == 0
+    assert "(-0.4% of the budget 3,600)" in capsys.readouterr().out
 
 
 def test_a_start_is_of_the_runs_seed_alone():
@@ -224,15 +237,9 @@ def test_without_peft_the_message_says_what_to_install(monkeypatch):
 
 def composed(*overrides: str) -> RunSpec:
     with open_loader() as loader:
-        tree = Composer(loader).cell([]) if not overrides else _resolved(Composer(loader), overrides)
+        tree = resolve(Composer(loader).base(list(overrides)))
     keys = ("method", "model", "dataset", "train", "eval", "adapter", "rank", "seed")
     return build({key: tree[key] for key in keys}, RunSpec)
-
-
-def _resolved(composer: Composer, overrides: tuple[str, ...]) -> dict[str, Any]:
-    from ablora.config.compose import resolve
-
-    return resolve(composer.base(list(overrides)))
 
 
 def test_a_run_is_what_the_tuner_makes_of_its_fields():

@@ -18,6 +18,7 @@ from ablora.method.seeds import generator
 from ablora.method.structure._base import Shape, inward_rank
 from ablora.method.structure._gates import by_direction
 from ablora.method.structure.adalora import Adalora
+from ablora.method.structure.alora import Alora
 from ablora.method.structure.experts import Experts
 from ablora.method.structure.pair import Pair
 from ablora.spec import BadInput, RunSpec, check, run_id
@@ -30,9 +31,9 @@ from ablora_analysis.measure.adapters import EXPECTED, WHOLE, Adapter, Part, req
 from ablora_analysis.measure.base_weights import BaseWeights
 from ablora_analysis.measure.update import Factors, Update, expected, experts, pair
 
-STRUCTURES = (Pair, Experts, Adalora)
+STRUCTURES = (Pair, Experts, Adalora, Alora)
 START = ("A0", "B0")
-FACTORS = ("A", "B", "E", "scale", *START, "members", "heads", "mean_gates")
+FACTORS = ("A", "B", "E", "scale", "gate", *START, "members", "heads", "mean_gates")
 Gates = Mapping[str, Float[Tensor, " experts"]]
 _log = logging.getLogger(__name__)
 
@@ -99,15 +100,19 @@ def _confirmed(folder: RunFolder, tree: Mapping[str, Any], base: Path | None) ->
 
 
 def _require_complete(run: Trained, file: TensorFile, base: BaseWeights) -> dict[str, int]:
-    """Every tensor of every recorded module, of the shape that rank and base make necessary, and no other."""
+    """Ranks by module. Every tensor of every recorded module is there, of the shape that rank and base make necessary,
+    and no other; a module that got rank 0 has none, and is no part of the adapter."""
     path = file.path.with_suffix(".json")
     if not path.exists():
         raise Corrupted(str(path), None, "the records of the adapter's modules; train the run again")
     try:
-        ranks = {module: int(record["rank"]) for module, record in read_json(path)["modules"].items()}
+        recorded = {module: int(record["rank"]) for module, record in read_json(path)["modules"].items()}
     except (KeyError, TypeError) as error:
         raise Corrupted(str(path), str(error), "records of modules with their rank") from error
-    wanted = {name: size for module, rank in ranks.items() for name, size in _sizes(run, file, base, module, rank)}
+    ranks = {module: rank for module, rank in recorded.items() if rank > 0}
+    # the rows of ranks that moved away are there still
+    there = {module: rank for module, rank in recorded.items() if rank > 0 or f"{module}.gate" in file.shapes}
+    wanted = {name: size for module, rank in there.items() for name, size in _sizes(run, file, base, module, rank)}
     require_names(file, wanted)
     for name, size in wanted.items():
         require_shape(file, name, size, f"as its rank and the base {base.folder} say")
@@ -119,6 +124,12 @@ def _sizes(
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     """What one module's tensors are named, and their shapes."""
     out_features, in_features = require_module(base, file.path, module)
+    if isinstance(run.method.structure, Alora):
+        rows = file.shapes.get(f"{module}.gate", (rank,))[0]
+        sides = {"A": (in_features,), "B": (out_features,), "A0": (in_features,), "B0": (out_features,)}
+        roles = ("A", "B", "scale", "gate", *(role for role in START if f"{module}.{role}" in file.shapes))
+        yield from ((f"{module}.{role}", (rows, *sides.get(role, ()))) for role in roles)
+        return
     shape = Shape(out_features, in_features, rank)
     weight = torch.empty(out_features, in_features, device="meta")  # for its shape alone
     own = run.method.structure.extra(shape, generator("shape"), weight) | run.method.structure.constants(shape, weight)
@@ -155,13 +166,16 @@ def _content(file: TensorFile, gates: Gates | None) -> str:
 def _read(file: TensorFile, module: str) -> Factors:
     named = {role: f"{module}.{role}" for role in FACTORS if f"{module}.{role}" in file.shapes}
     tensors = file.read(named.values())
-    return by_direction({role: tensors[name] for role, name in named.items()})
+    factors = by_direction({role: tensors[name] for role, name in named.items()})
+    if "gate" not in factors:
+        return factors
+    return {role: tensor[factors["gate"] != 0] for role, tensor in factors.items()}
 
 
 def _parts(file: TensorFile, run: Trained, gates: Gates | None, module: str) -> dict[str, Part]:
     factors = _read(file, module)
     rank, structure = len(factors["A"]), run.method.structure
-    if isinstance(structure, Pair):
+    if isinstance(structure, Pair | Alora):
         return {WHOLE: Part(pair(factors), rank, "")}
     if isinstance(structure, Adalora):
         exact = {role: tensor.double() for role, tensor in factors.items()}
@@ -174,10 +188,10 @@ def _parts(file: TensorFile, run: Trained, gates: Gates | None, module: str) -> 
 
 
 def _start(file: TensorFile, run: Trained, base: BaseWeights, module: str) -> Float[Tensor, "rank in"] | None:
-    """A0: saved where B started away from zero, else drawn again from the run's seed; None: it came from data."""
+    """A0: saved where B started away from zero, else drawn again from the seed; None: it came from data, or moved."""
     if f"{module}.A0" in file.shapes:
         return file.read([f"{module}.A0"])[f"{module}.A0"]
-    if isinstance(run.method.init, DataDriven):
+    if isinstance(run.method.init, DataDriven) or isinstance(run.method.structure, Alora):
         return None
     rows, rank, shape = file.shapes[f"{module}.A"][0], file.shapes[f"{module}.B"][0], base.shape(module)
     assert shape is not None

@@ -90,7 +90,9 @@ def _listening(adapted: Adapted, inputs: dict[str, Tensor], outputs: dict[str, T
     def hear(name: str, _: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
         inputs[name], outputs[name] = args[0].detach(), out
 
-    hooks = [layer.register_forward_hook(partial(hear, name)) for name, layer in adapted.modules.items()]
+    # of a module that nobody adapts the output may have no gradient
+    here = {name: m for name, m in adapted.modules.items() if any(group.stack is not None for group in m.groups)}
+    hooks = [layer.register_forward_hook(partial(hear, name)) for name, layer in here.items()]
     try:
         yield
     finally:

@@ -16,14 +16,17 @@ from transformers import PreTrainedModel
 from ablora.method.adaptation import ModuleRecord
 from ablora.method.dropout import Draw
 from ablora.method.export import save_adapter
-from ablora.method.init._base import DataDriven, Init, Site, Start, Triplets
+from ablora.method.full_moe import FullMoE
+from ablora.method.init._base import Brought, DataDriven, Init, Site, Start, Triplets
 from ablora.method.layer import Layer, out_in, weight_of
 from ablora.method.lowrank import LowRank
-from ablora.method.packed_linear import Group, PackedLinear, PackState
+from ablora.method.packed_linear import Copies, Group, PackedLinear, PackState
+from ablora.method.ranks import realised
 from ablora.method.scaling._base import PerExpert
 from ablora.method.seeds import generator
 from ablora.method.stack import Stack
 from ablora.method.structure._base import Factors, Shape, Stats, inward_rank, with_start
+from ablora.method.structure._reallocates import DIRECTIONS, reallocating, rows_of
 from ablora.method.targets import find_targets
 from ablora.models.rows import Rows, head_of, last_states
 from ablora.spec import AdapterSpec, BadInput, check
@@ -35,7 +38,7 @@ from ablora.spectra.statistics import Collected
 class Member:
     """One run of a pack, as the adapters see it."""
 
-    method: LowRank | None
+    method: LowRank | FullMoE | None
     """None: the untouched base, for evaluations that compare with it."""
     rank: int
     adapter: AdapterSpec
@@ -58,18 +61,35 @@ class Adapted:
     def __init__(self, model: nn.Module, members: Sequence[Member], state: PackState):
         self.model, self.members, self.state = model, tuple(members), state
         self.modules: dict[str, PackedLinear] = {}
-        self.records: list[dict[str, ModuleRecord]] = [{} for _ in members]
+        self._records: list[dict[str, ModuleRecord]] = [{} for _ in members]
         self._places: list[dict[str, _Place]] = [{} for _ in members]
 
     def add(self, layer: PackedLinear, records: Sequence[ModuleRecord | None]) -> None:
         self.modules[layer.name] = layer
+        for row, record in enumerate(records):
+            if record is not None:
+                self._records[row][layer.name] = record
         for group in layer.groups:
             for row in range(group.rows.start, group.rows.stop):
                 if group.stack is not None:
                     self._places[row][layer.name] = _Place(group.stack, row - group.rows.start)
-                    record = records[row]
-                    assert record is not None
-                    self.records[row][layer.name] = record
+
+    def adapted(self, member: int) -> dict[str, PackedLinear]:
+        """The modules in which a member has an adapter: all targets, but for those whose rank is 0."""
+        return {name: self.modules[name] for name in self._places[member]}
+
+    @property
+    def records(self) -> list[dict[str, ModuleRecord]]:
+        """What was realised, by module, with the ranks as they are now."""
+        return [{name: self._now(i, name, record) for name, record in own.items()}
+                for i, own in enumerate(self._records)]  # fmt: skip
+
+    def _now(self, member: int, name: str, record: ModuleRecord) -> ModuleRecord:
+        structure, place = reallocating(self.members[member].method), self._places[member].get(name)
+        if structure is None or place is None or not record.rank:
+            return record
+        rank = structure.live(place.stack.constants(place.row))
+        return record._replace(rank=rank, parameters=record.parameters // record.rank * rank)
 
     def parameters(self, member: int) -> dict[str, Parameter]:
         """A member's trainable tensors by `module.role`, at their true rank."""
@@ -96,12 +116,7 @@ class Adapted:
 
     def factors(self, member: int) -> dict[str, Factors]:
         """A member's tensors by module, as its structure knows them; trained ones are the run's own parameters."""
-        out = {}
-        for name, place in self._places[member].items():
-            frozen, held = place.stack.constants(place.row), place.stack.held
-            params = {**place.stack.views[place.row], **{role: frozen[role] for role in held}}
-            out[name] = Factors(params, {role: t for role, t in frozen.items() if role not in held})
-        return out
+        return {name: place.stack.factors(place.row) for name, place in self._places[member].items()}
 
     def write(self, member: int, tensors: Mapping[str, Tensor]) -> None:
         """Overwrite a member's tensors, named as `parameters` and `constants` name them."""
@@ -139,7 +154,8 @@ class Adapted:
         method = self.members[member].method
         if method is None:
             return None
-        shares = [method.structure.penalty(stats, len(self.modules)) for stats in self.stats(member).values()]
+        found = self.stats(member)
+        shares = [method.structure.penalty(stats, len(found)) for stats in found.values()]
         present = [share for share in shares if share is not None]
         return torch.stack(present).sum() if present else None
 
@@ -155,6 +171,19 @@ class Adapted:
         finally:
             state.real = state.draws = None
             state.runs -= beside_base
+
+    def hidden_of_variants(
+        self, member: int, rows: Rows, constants: Mapping[str, Mapping[str, Tensor]]
+    ) -> Float[Tensor, "variants tokens width"]:
+        """The last hidden states of one member, with other fixed tensors in every row (by module and role, stacked)."""
+        state = self.state
+        runs, state.runs = state.runs, len(rows.ids)
+        state.real, state.copies = rows.real, Copies(member, constants)
+        try:
+            return last_states(cast(PreTrainedModel, self.model), rows)
+        finally:
+            state.real = state.copies = None
+            state.runs = runs
 
     def logits(self, hidden: Float[Tensor, "*rows width"], beside_base: bool = False) -> Float[Tensor, "*rows vocab"]:
         """The head is the base's for every row."""
@@ -194,25 +223,48 @@ def attach(model: nn.Module, members: Sequence[Member], library: Library) -> Ada
     model.requires_grad_(False).eval()
     state = PackState(len(members), getattr(torch, first.compute_dtype))
     adapted = Adapted(model, members, state)
-    for name, linear in find_targets(model, first.targets).items():
-        layer, records = _pack_module(name, linear, members, state, library)
+    layers = find_targets(model, first.targets)
+    ranks = [_ranks(member, layers, library) for member in members]
+    for name, linear in layers.items():
+        layer, records = _pack_module(name, linear, members, [own.get(name, 0) for own in ranks], state, library)
         model.set_submodule(name, layer)
         adapted.add(layer, records)
     return adapted
 
 
+def _ranks(member: Member, layers: Mapping[str, Layer], library: Library) -> dict[str, int]:
+    """A member's rank by module; none for the untouched base, and for what has no rank."""
+    method = member.method
+    if not isinstance(method, LowRank):
+        return {}
+    if isinstance(method.init, Brought):
+        method.init.require(method.structure, member.rank or None, {name: out_in(m) for name, m in layers.items()})
+        return {name: method.init.rank(name) for name in layers}
+    for name, layer in layers.items():
+        require_rank(name, Shape(*out_in(layer), member.rank), method)
+    sites = {name: _site(name, layer, member, method, member.rank) for name, layer in layers.items()}
+    times = member.rank // inward_rank(method.structure, member.rank)
+    return {name: times * rows for name, rows in realised(method.init, sites, library).items()}
+
+
 def _pack_module(
-    name: str, linear: Layer, members: Sequence[Member], state: PackState, library: Library
+    name: str, linear: Layer, members: Sequence[Member], ranks: Sequence[int], state: PackState, library: Library
 ) -> tuple[PackedLinear, list[ModuleRecord | None]]:
-    built = [None if m.method is None else _build(name, linear, m, m.method, library) for m in members]
+    built = [_built(name, linear, m, rank, library) for m, rank in zip(members, ranks)]
     groups = []
     for _, run in groupby(range(len(members)), key=lambda i: _group_key(members[i], built[i])):
         rows = list(run)
         parts = [part for i in rows if (part := built[i]) is not None]
         method = members[rows[0]].method
         stack = Stack([p.params for p in parts], [p.frozen for p in parts], parts[0].held) if parts else None
-        groups.append(Group(None if method is None else method.structure, slice(rows[0], rows[-1] + 1), stack))
-    return PackedLinear(linear, name, groups, state), [None if b is None else b.record for b in built]
+        structure = None if method is None or stack is None else method.structure
+        groups.append(Group(structure, slice(rows[0], rows[-1] + 1), stack))
+    records = [_ABSENT if b is None else b.record for b in built]
+    return PackedLinear(linear, name, groups, state), [r if m.method else None for m, r in zip(members, records)]
+
+
+_ABSENT = ModuleRecord(None, 0, 0)
+"""Of a module that a member has no adapter in."""
 
 
 class _Built(NamedTuple):
@@ -230,37 +282,71 @@ def _group_key(member: Member, built: _Built | None) -> object:
     return member.method.structure.group(), "A0" in built.frozen, built.held
 
 
-def _build(name: str, linear: Layer, member: Member, method: LowRank, library: Library) -> _Built:
-    """One member's tensors in one module, in the factors' own dtype on the weight's device."""
-    weight, shape = weight_of(linear), Shape(*out_in(linear), member.rank)
-    require_rank(name, shape, method)
-    experts = method.structure.experts
-    s = method.scaling(shape.out_features, shape.in_features, member.rank // experts)
-    rng = generator("init", member.seed, name)
+def _built(name: str, linear: Layer, member: Member, rank: int, library: Library) -> _Built | None:
+    """A member's tensors in one module, whatever kind its method is of; None where it has none."""
+    match member.method:
+        case FullMoE() as method:
+            return _build_full(name, linear, member, method)
+        case LowRank() as method if rank > 0:
+            return _build(name, linear, member, method, rank, library)
+        case _:
+            return None
+
+
+def _site(name: str, linear: Layer, member: Member, method: LowRank, rank: int) -> Site:
+    """One module as its start sees it; s is the one of the run's rank, whatever rank the module has."""
+    experts, rows = method.structure.experts, inward_rank(method.structure, rank)
+    brought = isinstance(method.init, Brought)
+    s = method.init.scale(name) if brought else method.scaling(*out_in(linear), member.rank // experts)
     sums = None if member.statistics is None else member.statistics.of(name)
-    rows = inward_rank(method.structure, member.rank)
-    site = Site(weight, rows, experts if rows == member.rank else 1, s, rng, sums)
+    own = experts if rows == rank else 1
+    return Site(weight_of(linear), rows, own, s, generator("init", member.seed, name), sums, name)
+
+
+def _build(name: str, linear: Layer, member: Member, method: LowRank, rank: int, library: Library) -> _Built:
+    """One member's tensors in one module, in the factors' own dtype on the weight's device."""
+    site = _site(name, linear, member, method, rank)
+    weight, shape = site.weight, Shape(*out_in(linear), rank)
     start, scales = _start(site, method, library)
-    dtype = torch.float64 if member.adapter.compute_dtype == "float64" else torch.float32
-    zero = torch.zeros(member.rank, shape.out_features)
-    A, B = start.A, zero if start.B is None else start.B.repeat(member.rank // rows, 1)
-    own = {"A": A, "B": B, **method.structure.extra(shape, rng, weight)}
+    zero = torch.zeros(rank, shape.out_features)
+    A, B = start.A, zero if start.B is None else start.B.repeat(rank // site.rank, 1)
+    own = {"A": A, "B": B, **method.structure.extra(shape, site.generator, weight), **(start.learnt or {})}
     held = frozenset(role for role in own if not method.update.trains(role))
     params = {role: tensor for role, tensor in own.items() if role not in held}
     frozen = {
-        "scale": torch.tensor(scales, dtype=torch.float64).repeat_interleave(member.rank // len(scales)),
+        "scale": torch.tensor(scales, dtype=torch.float64).repeat_interleave(rank // len(scales)),
         **with_start(start),
         **method.structure.constants(shape, weight),
         **{role: own[role] for role in held},
     }
     count = sum(tensor.numel() for tensor in params.values())
-    place = {"device": weight.device, "dtype": dtype}
-    return _Built(
-        {key: tensor.to(**place).contiguous() for key, tensor in params.items()},
-        {key: tensor.to(**place).contiguous() for key, tensor in frozen.items()},
-        held,
-        ModuleRecord(scales[0] if len(scales) == 1 else scales, member.rank, count),
-    )
+    spare = rows_of(method.structure, shape) - rank
+    params, frozen = _with_room(params, spare), _with_room(frozen, spare)
+    record = ModuleRecord(scales[0] if len(scales) == 1 else scales, rank, count)
+    return _Built(_placed(params, weight, member), _placed(frozen, weight, member), held, record)
+
+
+def _build_full(name: str, linear: Layer, member: Member, method: FullMoE) -> _Built:
+    weight, shape = weight_of(linear), Shape(*out_in(linear), 0)
+    params = method.structure.extra(shape, generator("init", member.seed, name), weight)
+    frozen = method.structure.constants(shape, weight)
+    record = ModuleRecord(None, None, sum(tensor.numel() for tensor in params.values()))
+    return _Built(_placed(params, weight, member), _placed(frozen, weight, member), frozenset(), record)
+
+
+def _placed(tensors: Mapping[str, Tensor], weight: Tensor, member: Member) -> dict[str, Tensor]:
+    """In the factors' own dtype, on the weight's device."""
+    dtype = torch.float64 if member.adapter.compute_dtype == "float64" else torch.float32
+    return {role: tensor.to(weight.device, dtype).contiguous() for role, tensor in tensors.items()}
+
+
+def _with_room(own: Mapping[str, Tensor], spare: int) -> dict[str, Tensor]:
+    """So many empty rows behind the rank's, at the same s."""
+    if spare == 0:
+        return dict(own)
+    room = {role: tensor.new_zeros(spare, tensor.shape[1]) for role, tensor in own.items() if role in DIRECTIONS}
+    room |= {role: tensor[-1:].expand(spare) for role, tensor in own.items() if role == "scale"}
+    return {role: torch.cat([tensor, room[role]]) if role in room else tensor for role, tensor in own.items()}
 
 
 def _start(site: Site, method: LowRank, library: Library) -> tuple[Start, tuple[float, ...]]:

@@ -6,6 +6,7 @@ adapter_model.safetensors    PEFT's LoRA tensors: for a started pair [dB B0] and
 adapter_config.json          PEFT's LoraConfig for them
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,29 +66,35 @@ def load_adapter(adapted: "Adapted", member: int, folder: Path) -> None:
 def peft_tensors(adapted: "Adapted", member: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """(tensors, LoraConfig) of the same update as a LoRA adapter; None where the update depends on the token.
 
-    PEFT's scaling is alpha / r; s may differ between modules, so it is folded into B, and alpha = r.
+    PEFT's scaling is alpha / r; s may differ between modules, so it is folded into B, and alpha = r, also in each
+    module whose rank is another. A module of rank 0 is no target.
     """
     method = adapted.members[member].method
     if method is None:
         return None
     tensors: dict[str, Tensor] = {}
-    ranks: set[int] = set()
-    for name in adapted.modules:
+    ranks: dict[str, int] = {}
+    layers = adapted.adapted(member)
+    for name in layers:
         try:
             A, B, magnitude = method.structure.exported(*module_tensors(adapted, member, name))
         except Unmergeable:
             return None
+        if len(A) == 0:
+            continue
         prefix = f"base_model.model.{name}"
         tensors[f"{prefix}.lora_A.weight"], tensors[f"{prefix}.lora_B.weight"] = A, B.mT
         if magnitude is not None:
             tensors[f"{prefix}.lora_magnitude_vector"] = magnitude
-        ranks.add(A.shape[0])
-    (rank,) = ranks
-    config = _peft_config(adapted, rank, dora=any(name.endswith("magnitude_vector") for name in tensors))
+        ranks[name] = A.shape[0]
+    turned_round = any(isinstance(layer.base, Conv1D) for layer in layers.values())
+    config = _peft_config(ranks, turned_round, any(name.endswith("magnitude_vector") for name in tensors))
     return {k: t.detach().to(torch.float32).contiguous() for k, t in tensors.items()}, config
 
 
-def _peft_config(adapted: "Adapted", rank: int, dora: bool) -> dict[str, Any]:
+def _peft_config(ranks: Mapping[str, int], fan_in_fan_out: bool, dora: bool) -> dict[str, Any]:
+    rank = Counter(ranks.values()).most_common(1)[0][0]
+    others = {name: own for name, own in sorted(ranks.items()) if own != rank}
     return {
         "use_dora": dora,
         "peft_type": "LORA",
@@ -95,10 +102,12 @@ def _peft_config(adapted: "Adapted", rank: int, dora: bool) -> dict[str, Any]:
         "base_model_name_or_path": None,
         "r": rank,
         "lora_alpha": rank,
+        "rank_pattern": others,
+        "alpha_pattern": others,
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": any(isinstance(layer.base, Conv1D) for layer in adapted.modules.values()),
-        "target_modules": sorted(adapted.modules),
+        "fan_in_fan_out": fan_in_fan_out,
+        "target_modules": sorted(ranks),
         "inference_mode": True,
     }
 
@@ -114,7 +123,7 @@ def merged_weights(adapted: "Adapted", member: int) -> dict[str, Tensor]:
     method = adapted.members[member].method
     assert method is not None
     out = {}
-    for name, layer in adapted.modules.items():
+    for name, layer in adapted.adapted(member).items():
         params, frozen = module_tensors(adapted, member, name)
         dtype = next(iter(params.values())).dtype
         out[name] = turned(layer.base, method.structure.merge(weight_of(layer.base).to(dtype), params, frozen))

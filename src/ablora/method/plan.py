@@ -5,11 +5,15 @@ from functools import cache
 from pathlib import Path
 
 from ablora.method.attach import require_rank
+from ablora.method.bound import Alike, at_most
+from ablora.method.formula import trained_in
 from ablora.method.full import Full
+from ablora.method.init._base import Brought
 from ablora.method.layer import out_in
 from ablora.method.lowrank import LowRank
 from ablora.method.peft_tuner import Peft
-from ablora.method.structure._base import Shape, inward_rank
+from ablora.method.ranks import data_decide
+from ablora.method.structure._base import Shape
 from ablora.method.targets import find_targets
 from ablora.method.twin import count as count_tuner
 from ablora.method.whole_model import places_of
@@ -42,7 +46,8 @@ def count_full(method: Full, folder: Path, targets: str | tuple[str, ...]) -> in
 
 def count(method: Full | Peft | LowRank, folder: Path, targets: str | tuple[str, ...], rank: int | None) -> int:
     """The number of trainable parameters of a method; of a low-rank one the sum over modules of r (m + n), less what
-    the update does not train, plus what the structure adds.
+    the update does not train, plus what the structure adds; where the data decide the ranks, the most that they can
+    come to (`data_decide`).
 
     Refuses (BadInput) targets that match nothing, and a rank that is absent, over a weight's smaller side or that the
     structure cannot divide.
@@ -52,16 +57,27 @@ def count(method: Full | Peft | LowRank, folder: Path, targets: str | tuple[str,
             return count_full(method, folder, targets)
         case Peft():
             return count_tuner(method, folder, targets)
+    if isinstance(method.init, Brought):
+        return _count_brought(method, method.init, folder, targets, rank)
     if rank is None:
         raise BadInput("rank", None, "an integer: this method has a rank")
-    total = 0
+    modules = []
     for (out_features, in_features), (name, number) in _shapes(folder, targets).items():
         shape = Shape(out_features, in_features, rank)
         require_rank(name, shape, method)
-        sizes = {"A": inward_rank(method.structure, rank) * in_features, "B": rank * out_features}
-        trained = sum(size for role, size in sizes.items() if method.update.trains(role))
-        total += number * (trained + method.structure.count_extra(shape))
-    return total
+        modules.append(Alike(shape, number))
+    if data_decide(method, rank):
+        return at_most(method, modules)
+    return sum(number * trained_in(method, shape) for shape, number in modules)
+
+
+def _count_brought(
+    method: LowRank, init: Brought, folder: Path, targets: str | tuple[str, ...], rank: int | None
+) -> int:
+    """The same where each module has the rank of what was trained before."""
+    modules = {name: out_in(m) for name, m in find_targets(skeleton(folder), targets).items()}
+    init.require(method.structure, rank, modules)
+    return sum(trained_in(method, Shape(*modules[name], own)) for name in modules if (own := init.rank(name)))
 
 
 def ranks(folder: Path, targets: str | tuple[str, ...]) -> Iterator[int]:

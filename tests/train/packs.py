@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ablora.data.encode import Encoded
 from ablora.method.attach import Adapted, Member, attach
+from ablora.method.structure._reallocates import reallocating
 from ablora.models.base import Base
 from ablora.spec import AdapterSpec, EvalSpec, RunSpec, TrainSpec
 from ablora.spectra.library import Library
@@ -66,5 +67,6 @@ def pack(*specs: RunSpec, data: Sequence[tuple[Encoded, ...]] | None = None) -> 
     for i, s in enumerate(specs):
         items = items_of[i]
         folder: Any = None
-        runs.append(RunState(i, folder, folder, s, TrainData(items, s.seed, s.train.batch_size), adapted))
+        looks = made_up(s.seed + 1000, 4) if reallocating(s.method) else ()
+        runs.append(RunState(i, folder, folder, s, TrainData(items, s.seed, s.train.batch_size, looks), adapted))
     return Pack(base, adapted, runs)

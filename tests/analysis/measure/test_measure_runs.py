@@ -62,6 +62,27 @@ def test_an_update_of_weighed_triplets_is_what_merging_adds(base, roots, init):
         assert torch.linalg.matrix_rank(rest, rtol=1e-3) == 2
 
 
+def test_an_update_of_gated_ranks_is_of_those_that_live(base, roots):
+    """ALoRA, whose first module gave all its ranks to the second."""
+    folder, dense = write_run(roots, replace(small_spec(base, "lora"), method=method("alora")))
+    path = folder.path / EXACT
+    tensors, records = load_file(path), json.loads(path.with_suffix(".json").read_text())
+    first, second = list(dense)[:2]
+    for module, gate, rank in ((first, 0.0, 0), (second, 1.0, 16)):
+        tensors[f"{module}.gate"][:] = gate
+        records["modules"][module]["rank"] = rank
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.with_suffix(".json").write_text(json.dumps(records))
+    adapter = open_run(folder)
+    assert set(adapter.ranks) == set(dense) - {first}
+    for module in adapter.ranks:
+        (part,) = adapter.parts(module).values()
+        rank = 16 if module == second else 8
+        assert part.rank == rank == len(decompose(part.update).sigma)
+        A, B = (tensors[f"{module}.{role}"][:rank].double() for role in "AB")
+        np.testing.assert_allclose((part.update.B @ part.update.A).numpy(), (2 * B.mT @ A).numpy(), atol=1e-12)
+
+
 def test_a_structure_without_a_low_rank_update_is_refused(base, roots):
     spec = replace(small_spec(base, "lora"), method=method("dora"))
     with pytest.raises(BadInput, match=r"method\.structure='Dora'.*Pair or Experts or Adalora"):

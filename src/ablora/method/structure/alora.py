@@ -28,8 +28,8 @@ class Alora:
     the n lowest are pruned (a := 0), and the modules that lost none get n new ranks: A ~ U(-1/sqrt(n_in),
     1/sqrt(n_in)), B = 0, a = 1, so that the function changes by what is pruned alone. r M ranks live all through.
       t_k = round(first T) + k round(every T) < T,   k = 0 .. rounds - 1, each distance at least one step.
-    A round is 1 + 2 r M forward passes of the batch, a few of them at a time as rows of one: of 32 word problems at r = 8
-    in 28 modules 1.47 million tokens, 86 s on two busy cores where a training step of 16 took 0.26 s.
+    A round is 1 + 2 r M forward passes of the batch, a few at a time as rows of one: for 32 word problems at r = 8 in 28
+    modules 1.47 million tokens, 86 s on two busy cores where a training step of 16 took 0.26 s.
 
     Source: arXiv:2403.16187 section 3 (AB-LoRA and ALoRA); no official code. Its values: r = 8, n = M, one epoch of at
         most ten, then up to 8 rounds a quarter of an epoch apart, 32 items of the development set.
@@ -39,8 +39,9 @@ class Alora:
         (LoRA's, whatever the run's init), how freed ranks are divided (one each, again from the first, by descending
         mean score), what happens where the modules that lost none have no room for n (fewer are pruned) or where a
         module has lost all its ranks (it is the last to get one). A start away from zero has its displacement gated:
-        a pruned direction is the base's own again; a module that a start leaves without ranks gets none. Optimizer moments of rows that are pruned or begun are zero, under
-        a step count that goes on: Adam's first step of a new rank is 3.2 times the later ones.
+        a pruned direction is the base's own again. A module that a start leaves without ranks gets none. Optimizer
+        moments of rows that are pruned or begun are zero, under a step count that goes on: Adam's first step of a new
+        rank is up to 3.2 times the rate.
     """
 
     revision: ClassVar[int] = 1

@@ -25,19 +25,19 @@ class Alora:
     y = W0 x + b + s B (a * A drop(x)),   A (R, n), B (m, R), gates a in {0, 1}: r of them 1 at first, R - r rows empty
     After step t_k of T each living rank i of all M modules is scored on a batch of held-out items,
       IS_i = S(M) - S(M without i) + S(i alone),   S = - mean loss of an answer token,
-    the n lowest are pruned (a := 0), and the modules that lost none get n new ranks: A ~ U(-1/sqrt(n_in),
-    1/sqrt(n_in)), B = 0, a = 1, so that the function changes by what is pruned alone. r M ranks live all through.
+    the c lowest are pruned (a := 0), and the modules that lost none get c new ranks: A ~ U(-1/sqrt(n),
+    1/sqrt(n)), B = 0, a = 1, so that the function changes by what is pruned alone. r M ranks live all through.
       t_k = round(first T) + k round(every T) < T,   k = 0 .. rounds - 1, each distance at least one step.
-    A round is 1 + 2 r M forward passes of the batch, a few at a time as rows of one: for 32 word problems at r = 8 in 28
-    modules 1.47 million tokens, 86 s on two busy cores where a training step of 16 took 0.26 s.
+    A round is 1 + 2 r M forward passes of the batch, a few at a time as rows of one: for 32 word problems at r = 8 in
+    28 modules 1.47 million tokens, 86 s on two busy cores where a training step of 16 took 0.26 s.
 
-    Source: arXiv:2403.16187 section 3 (AB-LoRA and ALoRA); no official code. Its values: r = 8, n = M, one epoch of at
+    Source: arXiv:2403.16187 section 3 (AB-LoRA and ALoRA); no official code. Its values: r = 8, c = M, one epoch of at
         most ten, then up to 8 rounds a quarter of an epoch apart, 32 items of the development set.
     Differs: shares of the run in place of epochs (a tenth and a fortieth are the paper's of ten epochs); no early
         stopping; at most R = headroom r ranks in a module.
     Open in the paper, and settled here: s (the scaling's at r, in every module and for good), the start of new ranks
         (LoRA's, whatever the run's init), how freed ranks are divided (one each, again from the first, by descending
-        mean score), what happens where the modules that lost none have no room for n (fewer are pruned) or where a
+        mean score), what happens where the modules that lost none have no room for c (fewer are pruned) or where a
         module has lost all its ranks (it is the last to get one). A start away from zero has its displacement gated:
         a pruned direction is the base's own again. A module that a start leaves without ranks gets none. Optimizer
         moments of rows that are pruned or begun are zero, under a step count that goes on: Adam's first step of a new

@@ -35,7 +35,7 @@ def start(chosen: LowRank, at: Site) -> tuple[Tensor, Tensor]:
         where = s.positions(indices)
         assert where is not None
         triplets = Triplets(s.u[where], s.sigma[indices], s.v[where])
-    A, B = chosen.init(at, triplets)
+    A, B, _ = chosen.init(at, triplets)
     return A.double(), torch.zeros(0) if B is None else B.double().mT
 
 

@@ -3,14 +3,16 @@
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ablora.method.attach import Adapted
+from ablora.method.attach import Adapted, Member, attach
 from ablora.method.factors import expert_products, residual_weight
 from ablora.method.init.activation import Activation
 from ablora.method.init.context import Context
 from ablora.method.lowrank import LowRank
+from ablora.spec import AdapterSpec
 from ablora.spectra.decompose import decompose
+from ablora.spectra.library import Library
 from ablora.spectra.statistics import Collected, InputSums, OfInputs
 from presets import method
 from vectors.layer import Case, Layer, Tensors, adapt
@@ -80,22 +82,37 @@ def lora_ga(case: Case, inputs: Tensors) -> dict[str, Tensor]:
     return out
 
 
+class Side(nn.Module):
+    """A model of linear layers side by side."""
+
+    def __init__(self, weights: Tensors):
+        super().__init__()
+        for name, weight in weights.items():
+            self.add_module(name, Layer(weight, None).linear)
+
+
 def eva(case: Case, inputs: Tensors) -> dict[str, Tensor]:
-    """Ranks are the case's: they are not redistributed here. The whitened case saw its batch twice."""
+    """Ranks are shared out over the three modules, of which q and k read one input. The whitened case saw its batch
+    twice."""
     config, out = case["config"], {}
-    for module in ("q", "k", "o"):
-        weight, x = inputs[f"{module}_weight"], inputs[f"{module}_activations"]
-        for prefix, result, passes in (("", "plain", 1), ("whiten_", "whiten_", 2)):
-            chosen = method("eva", "init.positions=all", f"init.whiten={str(bool(prefix)).lower()}")
-            seen = listen(chosen, weight, [x] * passes)
-            rank = config["result"][result]["ranks"][module]
-            _, adapted = adapt({"W": weight}, chosen, rank, seen)
-            A = adapted.parameters(0)["linear.A"].detach()
+    weights = {module: inputs[f"{module}_weight"] for module in ("q", "k", "o")}
+    assert torch.equal(inputs["q_activations"], inputs["k_activations"])
+    for prefix, result, passes in (("", "plain", 1), ("whiten_", "whiten_", 2)):
+        form = [f"init.whiten={str(bool(prefix)).lower()}", f"scaling.alpha={config['lora_alpha']}"]
+        chosen = method("eva", "init.positions=all", f"init.rho={config['rho']}", *form)
+        sums = {m: listen(chosen, weights[m], [inputs[f"{m}_activations"]] * passes).of("linear") for m in ("q", "o")}
+        seen = Collected(sums, {"q": "q", "k": "q", "o": "o"})
+        adapter = AdapterSpec(targets=tuple(weights), compute_dtype="float32")
+        adapted = attach(Side(weights), [Member(chosen, config["r"], adapter, 0, seen)], Library(None))
+        wanted = config["result"][result]
+        for module, record in adapted.records[0].items():
+            assert (record.rank, record.scaling) == (wanted["ranks"][module], wanted["scaling"][module])
+            A = adapted.parameters(0)[f"{module}.A"].detach()
             out[f"{prefix}{module}_A"] = A
             out[f"{prefix}{module}_A{'_intended' if prefix else '_f64'}"] = A
             init = chosen.init
             assert isinstance(init, Activation)
-            whole = init.covariance(seen.of("linear"))
+            whole = init.covariance(seen.of(module))
             shares = decompose(whole, torch.arange(0)).sigma / whole.trace()
             out[f"{module}_explained_variance_ratio"] = shares[: config["max_components"]]
     return out

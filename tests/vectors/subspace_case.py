@@ -1,16 +1,17 @@
 """The case of subspaces, projections and effective ranks, through the measures that `ablora analyse` takes."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ablora.method.peft_config import PeftConfig
 from ablora.spectra.decompose import decompose as decompose_weight
 from ablora.spectra.library import Library
 from ablora_analysis.measure.adapters import WHOLE, Part
 from ablora_analysis.measure.base_view import BaseView
-from ablora_analysis.measure.from_peft import scaling
 from ablora_analysis.measure.projection import projected_norm
 from ablora_analysis.measure.rows import Seen, projection_rows, see, spectrum_rows
 from ablora_analysis.measure.spectrum import effective_ranks
@@ -51,7 +52,8 @@ def subspace(case: Mapping[str, Any], inputs: Mapping[str, Tensor]) -> dict[str,
 
 def _seen(case: Mapping[str, Any], inputs: Mapping[str, Tensor], number: str, view: BaseView) -> Seen:
     A, B = inputs[f"A{number}"], inputs[f"B{number}"]
-    s = scaling({"r": case["config"][f"r{number}"], "lora_alpha": case["config"]["alpha"]}, "W")
+    tree = {"peft_type": "LORA", "r": case["config"][f"r{number}"], "lora_alpha": case["config"]["alpha"]}
+    s = PeftConfig(Path("adapter_config.json"), tree).scale("W")
     update = Update(s * B, A)
     return see(WHOLE, Part(update, len(A), ""), decompose(update), view)
 

@@ -5,6 +5,7 @@ PEFT gets the start from here (its own are compared apart), its base the residua
 leave it, and its own optimizer. Both sides then take the same steps on the same loss.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -366,8 +367,10 @@ def test_starts_are_pefts(preset):
         )
 
 
-def test_evas_start_is_pefts(monkeypatch):
-    """Rows of A one by one, signs too, at rho = 1. PEFT's decomposition is a random one, whose last row was off by
+@pytest.mark.parametrize(("rank", "rho"), [(RANK, 1.0), (RANK, 2.0), (1, 2.0), (3, 1.5)])
+def test_evas_start_is_pefts(monkeypatch, rank, rho):
+    """Rows of A one by one, signs too, and ranks; of equal inputs (q, k, v; gate, up) the first has the most in both,
+    the rest may be in another order. PEFT's decomposition is a random one, whose last row was off by
     0.01; here it is told to take the exact one."""
     exact = {"lowrank": False, "lowrank_seed": None}
     monkeypatch.setattr(eva, "IncrementalPCA", lambda **settings: IncrementalPCA(**{**settings, **exact}))
@@ -380,10 +383,21 @@ def test_evas_start_is_pefts(monkeypatch):
         batch["input_ids"][row, :n] = torch.tensor(item.input_ids)
         batch["attention_mask"][row, :n] = 1
         batch["labels"][row, item.answer_start : n] = torch.tensor(item.input_ids[item.answer_start :])
-    config = lora_config(CASES["eva"], init_lora_weights="eva", eva_config=peft.EvaConfig(rho=1.0))
+    config = lora_config(CASES["eva"], init_lora_weights="eva", eva_config=peft.EvaConfig(rho=rho), r=rank)
     model: Any = peft.get_peft_model(llama(), config)
     peft.initialize_lora_eva_weights(model, [batch], show_progress_bar=False)  # pyright: ignore[reportArgumentType]
-    ours = Ours("eva", *CASES["eva"].overrides, steps=1)
-    for name, (params, _) in ours.adapted.factors(0).items():
-        A = model.get_base_model().get_submodule(name).lora_A["default"].weight.detach().double()
-        torch.testing.assert_close(params["A"].detach(), A, rtol=0, atol=1e-4)
+    ours = adapt(llama(), method("eva", f"init.rho={rho}"), rank=rank)
+    given, wanted = {}, {}
+    for name, record in ours.records[0].items():
+        layer = model.get_base_model().get_submodule(name)
+        theirs = layer.lora_A["default"].weight.detach() if hasattr(layer, "lora_A") else torch.zeros(0, 1)
+        shared = re.sub("[kv]_proj", "q_proj", name).replace("up_proj", "gate_proj")
+        given.setdefault(shared, []).append(record.rank)
+        wanted.setdefault(shared, []).append(len(theirs))
+        if both := min(len(theirs), record.rank or 0):
+            A = ours.parameters(0)[f"{name}.A"].detach()
+            torch.testing.assert_close(A[:both], theirs[:both], rtol=0, atol=1e-4)
+            assert record.scaling == pytest.approx(layer.scaling["default"])
+    assert {name: own[0] for name, own in given.items()} == {name: own[0] for name, own in wanted.items()}
+    assert {name: sorted(own) for name, own in given.items()} == {name: sorted(own) for name, own in wanted.items()}
+    assert rho == 1.0 or any(len(set(own)) > 1 or own[0] != rank for own in given.values())

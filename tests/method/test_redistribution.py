@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import peft
 import pytest
@@ -15,10 +16,11 @@ from ablora.method.bound import Alike, at_most
 from ablora.method.export import load_adapter, merged_weights, save_adapter
 from ablora.method.formula import trained_in
 from ablora.method.init._redistribution import share_out
+from ablora.method.layer import out_in
 from ablora.method.structure._base import Shape
 from ablora.method.targets import find_targets
 from ablora.models.segments import packed_logits
-from ablora.spec import AdapterSpec, BadInput
+from ablora.spec import AdapterSpec, BadInput, canonical
 from ablora.spectra.library import Library
 from ablora.train.calibration import collect
 from presets import method
@@ -58,13 +60,10 @@ def test_o5_ranks_add_up_stay_under_rho_and_s_is_one(rank, rho):
         A = adapted.parameters(0).get(f"{name}.A", torch.zeros(0, 1)).detach()
         assert len(A) == record.rank
         torch.testing.assert_close(A @ A.T, torch.eye(len(A)), rtol=0, atol=1e-5)
-        sides = adapted.modules[name].base.in_features + adapted.modules[name].base.out_features
-        assert record.parameters == len(A) * sides
+        assert record.parameters == len(A) * sum(out_in(adapted.modules[name].base))
 
 
 def test_rho_1_is_uniform_and_the_same_run_as_before_there_was_rho():
-    from ablora.spec import canonical
-
     uniform = method("eva", "init.rho=1.0")
     assert set(ranks(adapt(llama(), uniform)).values()) == {8}
     assert "rho" not in canonical(uniform.init)
@@ -185,7 +184,7 @@ def test_saved_merged_and_in_pefts_layout(preset, tmp_path):
     assert weights.keys() == adapted.modules.keys() - absent(adapted)
     with torch.no_grad():
         for name, weight in weights.items():
-            merged.get_submodule(name).weight.copy_(weight)
+            merged.get_submodule(name).get_parameter("weight").copy_(weight)
     torch.testing.assert_close(logits(merged), wanted, rtol=1e-5, atol=2e-5)
 
     config = json.loads((tmp_path / "adapter_config.json").read_text())
@@ -194,7 +193,7 @@ def test_saved_merged_and_in_pefts_layout(preset, tmp_path):
     assert {name: config["rank_pattern"].get(name, config["r"]) for name in own} == own
     assert config["alpha_pattern"] == config["rank_pattern"]
     assert len(config["rank_pattern"]) == sum(rank == 2 for rank in own.values()), "patterns name what differs"
-    loaded = peft.PeftModel.from_pretrained(llama(), tmp_path)
+    loaded: Any = peft.PeftModel.from_pretrained(llama(), tmp_path)
     with torch.no_grad():
         out = torch.cat([loaded(input_ids=part).logits for part in ids().split(LENGTHS, dim=1)], dim=1)
     torch.testing.assert_close(out, wanted, rtol=1e-5, atol=2e-5)
@@ -207,7 +206,7 @@ def test_saved_merged_and_in_pefts_layout(preset, tmp_path):
 )
 def test_the_bound_is_the_largest_of_all_redistributions(sides, rank, structure):
     chosen = method("eva", f"structure={structure}")
-    shapes = [Shape(*own, rank) for own in sides]
+    shapes = [Shape(m, n, rank) for m, n in sides]
     wanted = max(
         sum(trained_in(chosen, shape._replace(rank=own)) for shape, own in zip(shapes, given_ranks) if own)
         for given_ranks in product(*(range(min(2 * rank, *own) + 1) for own in sides))
@@ -219,7 +218,7 @@ def test_the_bound_is_the_largest_of_all_redistributions(sides, rank, structure)
 def test_the_bound_counts_blocks_of_experts_and_many_modules():
     chosen = method("lora", "init=activation", "structure=experts", "structure.experts=4")
     adapted = adapt(llama(), chosen, rank=4)
-    shapes = [Shape(m.base.out_features, m.base.in_features, 4) for m in adapted.modules.values()]
+    shapes = [Shape(*out_in(m.base), 4) for m in adapted.modules.values()]
     counted = sum(record.parameters for record in adapted.records[0].values())
     once = at_most(chosen, [Alike(shape, 1) for shape in shapes])
     assert counted <= once

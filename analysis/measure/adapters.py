@@ -16,6 +16,10 @@ WHOLE, EXPECTED = "update", "expected"
 """The part of an adapter that is its whole update: of one pair, of a mixture."""
 
 
+class NotMeasured(BadInput):
+    """A run of a method that leaves no update of weights to be measured here: not a fault of the run."""
+
+
 class Part(NamedTuple):
     """A module's update, or one expert's."""
 

@@ -65,7 +65,11 @@ class BaseWeights:
         _, shape = self._places.get(f"{module}.weight", (None, ()))
         if len(shape) != 2:
             return None
-        return (shape[1], shape[0]) if module in self._stored_in_out else (shape[0], shape[1])
+        return (shape[1], shape[0]) if self.turned(module) else (shape[0], shape[1])
+
+    def turned(self, module: str) -> bool:
+        """Whether the file holds W^T."""
+        return module in self._stored_in_out
 
     def weight(self, module: str) -> Float[Tensor, "out in"]:
         name = f"{module}.weight"
@@ -73,7 +77,7 @@ class BaseWeights:
         with safe_open(path, "pt") as file:
             weight = file.get_tensor(name)
         check(bool(torch.isfinite(weight).all()), "base", f"{path}: {name}", "finite weights")
-        if module in self._stored_in_out:
+        if self.turned(module):
             weight = weight.mT.contiguous()
         return weight if self.dtype is None else weight.to(self.dtype)
 

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from ablora.method.import_peft import PeftAdapter
@@ -15,10 +14,9 @@ from ablora.method.init.saved import Saved
 from ablora.method.seeds import generator
 from ablora.spec import check
 from ablora.spectra.library import Library
-from ablora_analysis.measure import update
+from ablora_analysis.measure import dense, update
 from ablora_analysis.measure.adapters import WHOLE, Adapter, Part
 from ablora_analysis.measure.base_weights import BaseWeights
-from ablora_analysis.measure.update import Update
 
 
 def open_peft(folder: Path, base: Path | None = None, library: Library | None = None) -> Adapter:
@@ -76,14 +74,5 @@ def _parts(
         scale = scale * tensors["E"][:, 0].double()
     own = update.pair({"A": tensors["A"], "B": tensors["B"], "scale": scale, **start(module)})
     if saved.kind == "dora":
-        own = _rescaled(own, base.weight(module).double(), tensors["magnitude"].double())
+        own = dense.rescaled(own, base.weight(module).double(), tensors["magnitude"].double())
     return {WHOLE: Part(own, rank, "")}
-
-
-def _rescaled(own: Update, weight: Float[Tensor, "out in"], magnitude: Float[Tensor, " out"]) -> Update:
-    """DoRA's diag(m / |V|) V - W0, V = W0 + B A: dense, for it has the rank of W0; one factor is the identity."""
-    whole = weight + own.B @ own.A
-    delta = (magnitude / torch.linalg.vector_norm(whole, dim=1))[:, None] * whole - weight
-    m, n = delta.shape
-    eye = torch.eye(min(m, n), dtype=delta.dtype)
-    return Update(delta, eye) if n <= m else Update(eye, delta)

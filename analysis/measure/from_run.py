@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,13 +12,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ablora.method.export import EXACT
+from ablora.method.full import Full
+from ablora.method.full_moe import FullMoE
 from ablora.method.init._base import DataDriven, Site
-from ablora.method.lowrank import LowRank
 from ablora.method.seeds import generator
 from ablora.method.structure._base import Shape, inward_rank
 from ablora.method.structure._gates import by_direction
 from ablora.method.structure.adalora import Adalora
 from ablora.method.structure.alora import Alora
+from ablora.method.structure.dora import Dora
 from ablora.method.structure.experts import Experts
 from ablora.method.structure.pair import Pair
 from ablora.spec import BadInput, RunSpec, check, run_id
@@ -27,13 +29,15 @@ from ablora.store.atomic import Corrupted, read_json
 from ablora.store.run_folder import RunFolder
 from ablora.store.tensor_file import TensorFile, open_checked, require_names, require_shape
 from ablora.tree import build
-from ablora_analysis.measure.adapters import EXPECTED, WHOLE, Adapter, Part, require_module
+from ablora_analysis.measure import dense
+from ablora_analysis.measure.adapters import EXPECTED, WHOLE, Adapter, NotMeasured, Part, require_module
 from ablora_analysis.measure.base_weights import BaseWeights
+from ablora_analysis.measure.from_whole import open_experts, open_whole, require_experts
 from ablora_analysis.measure.update import Factors, Update, expected, experts, pair
 
-STRUCTURES = (Pair, Experts, Adalora, Alora)
+STRUCTURES = (Pair, Experts, Adalora, Alora, Dora)
 START = ("A0", "B0")
-FACTORS = ("A", "B", "E", "scale", "gate", *START, "members", "heads", "mean_gates")
+FACTORS = ("magnitude", "A", "B", "E", "scale", "gate", *START, "members", "heads", "mean_gates")
 Gates = Mapping[str, Float[Tensor, " experts"]]
 _log = logging.getLogger(__name__)
 
@@ -41,7 +45,7 @@ _log = logging.getLogger(__name__)
 class Trained(NamedTuple):
     """What is needed of a run's specification; the data it was trained on need not be here."""
 
-    method: LowRank
+    method: Any
     dtype: torch.dtype
     seed: int
 
@@ -54,6 +58,12 @@ def open_run(folder: RunFolder, base: Path | None = None) -> Adapter:
     run = _trained(folder, tree)
     weights = BaseWeights(_confirmed(folder, tree, base), run.dtype)
     file = open_checked(folder.adapter / EXACT)
+    if isinstance(run.method, Full):
+        return open_whole(folder.id, file, weights, _targets(tree))
+    if isinstance(run.method, FullMoE):
+        modules = require_experts(file, weights, run.method.structure.experts)
+        gates = _mean_gates(folder, run, modules)
+        return open_experts(folder.id, file, weights, modules, gates, _content(file, gates))
     ranks = _require_complete(run, file, weights)
     gates = _mean_gates(folder, run, ranks)
     return Adapter(
@@ -61,7 +71,7 @@ def open_run(folder: RunFolder, base: Path | None = None) -> Adapter:
         base=weights,
         ranks=ranks,
         content=_content(file, gates),
-        parts=partial(_parts, file, run, gates),
+        parts=partial(_parts, file, run, weights, gates),
         start=partial(_start, file, run, weights),
     )
 
@@ -73,8 +83,15 @@ def _trained(folder: RunFolder, tree: Mapping[str, Any]) -> Trained:
         structure = type(getattr(method, "structure", None))
     except BadInput as error:
         raise error.under(f"{folder.spec}: method") from None
-    check(structure in STRUCTURES, f"{folder.spec}: method.structure", structure.__name__, legal)
+    if structure not in STRUCTURES and not isinstance(method, Full | FullMoE):
+        kind = type(method) if structure is type(None) else structure
+        raise NotMeasured(f"{folder.spec}: method", f"{getattr(method, 'name', None)} ({kind.__name__})", legal)
     return Trained(method, getattr(torch, tree["model"]["dtype"]), tree["seed"])
+
+
+def _targets(tree: Mapping[str, Any]) -> str | tuple[str, ...]:
+    own = tree["adapter"]["targets"]
+    return own if isinstance(own, str) else tuple(own)
 
 
 def _confirmed(folder: RunFolder, tree: Mapping[str, Any], base: Path | None) -> Path:
@@ -141,7 +158,7 @@ def _sizes(
     yield from ((f"{module}.{role}", size) for role, size in sizes.items())
 
 
-def _mean_gates(folder: RunFolder, run: Trained, ranks: Mapping[str, int]) -> Gates | None:
+def _mean_gates(folder: RunFolder, run: Trained, ranks: Iterable[str]) -> Gates | None:
     """Each module's mean gates over the evaluated tokens; None where routing was not recorded."""
     path, num = folder.items("routing"), run.method.structure.experts
     if num == 1 or not path.exists():
@@ -172,11 +189,14 @@ def _read(file: TensorFile, module: str) -> Factors:
     return {role: tensor[factors["gate"] != 0] for role, tensor in factors.items()}
 
 
-def _parts(file: TensorFile, run: Trained, gates: Gates | None, module: str) -> dict[str, Part]:
+def _parts(file: TensorFile, run: Trained, base: BaseWeights, gates: Gates | None, module: str) -> dict[str, Part]:
     factors = _read(file, module)
     rank, structure = len(factors["A"]), run.method.structure
     if isinstance(structure, Pair | Alora):
         return {WHOLE: Part(pair(factors), rank, "")}
+    if isinstance(structure, Dora):
+        whole = dense.rescaled(pair(factors), base.weight(module).double(), factors["magnitude"].double())
+        return {WHOLE: Part(whole, rank, "")}
     if isinstance(structure, Adalora):
         exact = {role: tensor.double() for role, tensor in factors.items()}
         into, out, _ = structure.exported(exact, exact)

@@ -1,5 +1,6 @@
 """Measures of a study's adapters into studies/<name>/measures/, and of any adapters on their own."""
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -16,7 +17,7 @@ from ablora.store.run_folder import RunFolder, folder_of
 from ablora_analysis import table
 from ablora_analysis.figures import arms
 from ablora_analysis.figures.arms import Choice
-from ablora_analysis.measure.adapters import Adapter
+from ablora_analysis.measure.adapters import Adapter, NotMeasured
 from ablora_analysis.measure.base_weights import base_folder
 from ablora_analysis.measure.frames import NAMES, Pair, measure
 from ablora_analysis.measure.from_peft import open_peft
@@ -32,7 +33,7 @@ def measure_study(roots: Roots, name: str, stale: Callable[[RunFolder], bool] = 
 
     Nothing is computed where the files are those of equal adapters, comparison and REVISION. A run whose adapter
     cannot be measured is left out and named in measures.json, with its reason; when the tables are written, its error
-    is raised.
+    is raised, unless its method has nothing to measure, which is said and no error.
     """
     rows, problems = table.read_rows(roots, name, stale)
     choices = arms.choose(arms.prepare(table.cells(roots, name, rows)))
@@ -44,8 +45,12 @@ def measure_study(roots: Roots, name: str, stale: Callable[[RunFolder], bool] = 
     if not _is_current(folder, record):
         frames = measure(found, compared(choices, {adapter.id for adapter in found}), Library(roots.cache))
         write(folder, frames, record)
-    if problems or bad:
-        raise next(iter((*problems, *bad.values())))
+    for run, error in bad.items():
+        if isinstance(error, NotMeasured):
+            print(f"ablora: run {run} is not measured: {error.value} is no {error.legal}", file=sys.stderr)
+    faults = (*problems, *(error for error in bad.values() if not isinstance(error, NotMeasured)))
+    if faults:
+        raise faults[0]
     return folder
 
 

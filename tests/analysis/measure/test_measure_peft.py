@@ -170,7 +170,7 @@ def test_a_cut_file_a_missing_one_and_no_base_are_named(base, plain, tmp_path):
     with pytest.raises(BadInput, match=r"adapter_model.safetensors.*whole safetensors"):
         open_peft(folder, base)
     path.unlink()
-    with pytest.raises(BadInput, match="adapter_model.safetensors is not there"):
+    with pytest.raises(BadInput, match=r"adapter_model\.safetensors is not there"):
         open_peft(folder, base)
     with pytest.raises(BadInput, match="base="):
         open_peft(plain, tmp_path)

@@ -8,6 +8,7 @@ from ablora.method.attach import require_rank
 from ablora.method.bound import Alike, at_most
 from ablora.method.formula import trained_in
 from ablora.method.full import Full
+from ablora.method.full_moe import FullMoE
 from ablora.method.init._base import Brought
 from ablora.method.layer import out_in
 from ablora.method.lowrank import LowRank
@@ -44,7 +45,9 @@ def count_full(method: Full, folder: Path, targets: str | tuple[str, ...]) -> in
     return sum(getattr(*own[0]).numel() for own in places.values())
 
 
-def count(method: Full | Peft | LowRank, folder: Path, targets: str | tuple[str, ...], rank: int | None) -> int:
+def count(
+    method: Full | FullMoE | Peft | LowRank, folder: Path, targets: str | tuple[str, ...], rank: int | None
+) -> int:
     """The number of trainable parameters of a method; of a low-rank one the sum over modules of r (m + n), less what
     the update does not train, plus what the structure adds; where the data decide the ranks, the most that they can
     come to (`data_decide`).
@@ -57,6 +60,9 @@ def count(method: Full | Peft | LowRank, folder: Path, targets: str | tuple[str,
             return count_full(method, folder, targets)
         case Peft():
             return count_tuner(method, folder, targets)
+        case FullMoE():
+            sizes = _shapes(folder, targets).items()
+            return sum(number * method.structure.count_extra(Shape(*size, 0)) for size, (_, number) in sizes)
     if isinstance(method.init, Brought):
         return _count_brought(method, method.init, folder, targets, rank)
     if rank is None:

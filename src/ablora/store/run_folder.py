@@ -4,8 +4,8 @@ spec.json          {"schema", "id", "spec": the tree that `ablora.tree.build` re
 env.json           {"schema", ...}: versions, device, code; never a secret
 claim.<n>.json     generation n of who runs it
 events.jsonl       {"time_s", "state", ...} one line per state transition
-metrics.jsonl      {"kind": "train", "step", "loss_nats", "lr", ...}, {"kind": "eval", "step", "task", ...}, or where ranks
-                   move {"kind": "ranks", "step", "moved", "probe_loss_nats", and by module the rank from then on};
+metrics.jsonl      {"kind": "train", "step", "loss_nats", "lr", ...}, {"kind": "eval", "step", "task", ...}, or where
+                   ranks move {"kind": "ranks", "step", "moved", "probe_loss_nats", and each module's rank from then};
                    a line holds nothing that a second, equal run would not repeat
 timing.jsonl       {"step", "wall_s", "tokens", "tokens_per_s", ...}: what differs from machine to machine
 evals/<task>.jsonl one line per item of the last evaluation: {"item", "step", ...}; an item is one of the data set,

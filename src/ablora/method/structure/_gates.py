@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ablora.method.structure import _displacement as displacement
 from ablora.method.structure._base import Frozen, Params
+from ablora.method.structure._product import product
 
 Gate = Float[Tensor, "tokens rank"]
 
@@ -18,7 +19,7 @@ def router_probabilities(
 ) -> Float[Tensor, "tokens experts"]:
     """softmax(G x) over the present experts, at least in float32."""
     dtype = torch.promote_types(x.dtype, torch.float32)
-    logits = x.to(dtype) @ router.to(dtype).mT
+    logits = product(x.to(dtype), router.to(dtype).mT)
     return logits.masked_fill(frozen["present"] == 0, -math.inf).softmax(-1)
 
 
@@ -37,21 +38,20 @@ def by_direction(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def branch(params: Params, frozen: Frozen, x: Float[Tensor, "tokens in"], gate: Gate) -> Float[Tensor, "tokens out"]:
     """s B (g * A x), less the start at its expected gates."""
-    hidden = x @ displacement.inward(params, frozen, x.dtype).mT
-    return (_gated(hidden, gate, frozen) * displacement.scale(frozen, x.dtype)) @ displacement.outward(
-        params, frozen, x.dtype
-    )
+    hidden = product(x, displacement.inward(params, frozen, x.dtype).mT)
+    gated = _gated(hidden, gate, frozen) * displacement.scale(frozen, x.dtype)
+    return product(gated, displacement.outward(params, frozen, x.dtype))
 
 
 def root_branch(
     params: Params, frozen: Frozen, x: Float[Tensor, "tokens in"], gate: Gate
 ) -> Float[Tensor, "tokens out"]:
     """The same value, differentiated by the factors as if the gate were sqrt(g)."""
-    hidden, root = x @ displacement.inward(params, frozen, x.dtype).mT, gate.detach().sqrt()
+    hidden, root = product(x, displacement.inward(params, frozen, x.dtype).mT), gate.detach().sqrt()
     rest = (gate - root) * hidden[..., : gate.shape[-1]].detach()
     held = params["B"].detach().to(x.dtype)  # h held still without its B would give B the gradient of g
     both = [_gated(hidden, root, frozen) * displacement.scale(frozen, x.dtype), rest * frozen["scale"].to(x.dtype)]
-    return torch.cat(both, dim=-1) @ torch.cat([displacement.outward(params, frozen, x.dtype), held])
+    return product(torch.cat(both, dim=-1), torch.cat([displacement.outward(params, frozen, x.dtype), held]))
 
 
 def shared_branch(
@@ -63,15 +63,15 @@ def shared_branch(
       s [B - H B0; B0]^T [g * H A x; dA x],   0 at step 0 whatever the gates.
     """
     heads = frozen["heads"].to(x.dtype)
-    hidden = x @ displacement.inward(params, frozen, x.dtype).mT
+    hidden = product(x, displacement.inward(params, frozen, x.dtype).mT)
     s, B = frozen["scale"].to(x.dtype), params["B"]
     if "A0" not in frozen:
-        return (gate * (hidden @ heads.mT) * s) @ B.to(x.dtype)
+        return product(gate * product(hidden, heads.mT) * s, B.to(x.dtype))
     h, d = hidden.chunk(2, dim=-1)
     B0 = frozen["B0"]
     back = torch.cat([B - frozen["heads"] @ B0, B0]).to(x.dtype)
     of_rows = (heads * s[:, None]).amax(0)  # one s for all heads of a row; 0 for padding
-    return torch.cat([gate * (h @ heads.mT) * s, d * of_rows], dim=-1) @ back
+    return product(torch.cat([gate * product(h, heads.mT) * s, d * of_rows], dim=-1), back)
 
 
 def _gated(

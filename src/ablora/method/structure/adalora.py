@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ablora.method.structure._allocation import Schedule, keep, observe, scores
 from ablora.method.structure._base import Context, Exported, Factors, Frozen, Params, Shape, Stats
+from ablora.method.structure._product import product
 from ablora.spec import check
 
 
@@ -116,12 +117,12 @@ class Adalora:
         weighed = (
             strength(params, frozen)[:, None] * A
         )  # not the hidden vector: a sum over tokens is not packed bit for bit
-        hidden = context.dropped @ weighed.to(dtype).mT
+        hidden = product(context.dropped, weighed.to(dtype).mT)
         stats = {
-            "orthogonality_A": distance(A @ A.mT, frozen["present"]),
-            "orthogonality_B": distance(B @ B.mT, frozen["present"]),
+            "orthogonality_A": distance(product(A, A.mT), frozen["present"]),
+            "orthogonality_B": distance(product(B, B.mT), frozen["present"]),
         }
-        return y + hidden @ B.to(dtype), stats
+        return y + product(hidden, B.to(dtype)), stats
 
     def penalty(self, stats: Stats, modules: int) -> Float[Tensor, ""] | None:
         if self.orthogonality.coefficient == 0:
@@ -155,7 +156,8 @@ class Adalora:
     ) -> dict[str, Tensor]:
         found = {name: scores(state, factors.params, name) for name, factors in modules.items()}
         ranks = [len(score) for score in found.values()]
-        return keep(found, self.schedule.budget(step, max_steps, sum(ranks), sum(map(self.target, ranks))))
+        target = sum(min(rank, self.target(rank)) for rank in ranks)  # a module of redistributed ranks may have fewer
+        return keep(found, self.schedule.budget(step, max_steps, sum(ranks), target))
 
     def merge(self, weight: Float[Tensor, "out in"], params: Params, frozen: Frozen) -> Float[Tensor, "out in"]:
         """W0 + s B diag(e) A."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ablora.method.structure import _displacement as displacement
 from ablora.method.structure._base import Context, Exported, Factors, Frozen, Params, Shape, Stats
+from ablora.method.structure._product import product
 
 BLOCK = 2**20
 """Numbers of a base weight that are cast to the factors' dtype at a time."""
@@ -73,9 +74,9 @@ class Dora:
         assert context.weight is not None
         dtype = context.dropped.dtype
         factor = rescaling(params, frozen, context.weight, self.detach_norm)
-        hidden = context.dropped @ displacement.inward(params, frozen, dtype).mT
+        hidden = product(context.dropped, displacement.inward(params, frozen, dtype).mT)
         hidden = hidden * displacement.scale(frozen, dtype)
-        learnt = hidden @ displacement.outward(params, frozen, dtype)
+        learnt = product(hidden, displacement.outward(params, frozen, dtype))
         if context.drops:
             kept = context.dropped.to(context.weight.dtype) @ context.weight.mT
         else:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ablora.method.structure._base import Context, Exported, Factors, Frozen, Params, Shape, Stats, Unmergeable
 from ablora.method.structure._gates import branch, in_front, root_branch, router_probabilities, shared_branch
+from ablora.method.structure._product import product
 from ablora.method.structure._router import check_router, rule_of, start_router
 from ablora.method.structure.balance import Balance, routing_stats
 from ablora.method.structure.routing._base import Routing
@@ -123,7 +124,7 @@ class Experts:
         p = router_probabilities(params["router"], frozen, x)
         routed = self.rule(params, frozen, x, p)
         weights = in_front(1.0, routed.weights) if self.shared_expert else routed.weights
-        gate = (weights @ frozen["members"].mT.to(p.dtype)).to(context.dropped.dtype)
+        gate = product(weights, frozen["members"].mT.to(p.dtype)).to(context.dropped.dtype)
         act = shared_branch if self.shared_a else root_branch if self.router_gradient == "sqrt" else branch
         out = y + act(params, frozen, context.dropped, gate)
         stats = routing_stats(routed, frozen, context.real)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ablora.method.structure import _displacement as displacement
 from ablora.method.structure._base import Context, Exported, Factors, Frozen, Params, Shape, Stats
+from ablora.method.structure._product import product
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,9 +58,9 @@ class Pair:
         context: Context,
     ) -> tuple[Float[Tensor, "tokens out"], Stats]:
         dtype = context.dropped.dtype
-        hidden = context.dropped @ displacement.inward(params, frozen, dtype).mT
+        hidden = product(context.dropped, displacement.inward(params, frozen, dtype).mT)
         hidden = hidden * displacement.scale(frozen, dtype)
-        return y + hidden @ displacement.outward(params, frozen, dtype), {}
+        return y + product(hidden, displacement.outward(params, frozen, dtype)), {}
 
     def penalty(self, stats: Stats, modules: int) -> None:
         return None

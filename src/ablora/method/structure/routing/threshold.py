@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ablora.method.structure._base import Frozen, Params
+from ablora.method.structure._product import product
 from ablora.method.structure.routing._base import Routed
 from ablora.spec import check
 
@@ -67,7 +68,7 @@ class Threshold:
         x: Float[Tensor, "tokens in"],
         p: Float[Tensor, "tokens experts"],
     ) -> Routed:
-        raw = x.to(p.dtype) @ params["threshold"].to(p.dtype).mT + params["threshold_bias"].to(p.dtype)
+        raw = product(x.to(p.dtype), params["threshold"].to(p.dtype).mT) + params["threshold_bias"].to(p.dtype)
         excess = p - frozen["max_threshold"].to(p.dtype) * raw.sigmoid()
         present = frozen["present"].to(p.dtype)
         chosen = (excess.detach() >= 0).to(p.dtype) * present

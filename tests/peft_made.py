@@ -14,8 +14,8 @@ from peft import (
     PeftModel,
     get_peft_model,
     initialize_lora_eva_weights,
+    preprocess_loraga,
 )
-from peft import preprocess_loraga
 from peft.tuners.lora.config import CordaConfig
 from peft.tuners.lora.corda import preprocess_corda
 from torch import Tensor

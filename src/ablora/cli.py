@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from ablora.spec import BadInput, check
@@ -233,6 +234,20 @@ def sync(arguments: Sequence[str]) -> int:
     return sync.sync(roots, name)
 
 
+def export(arguments: Sequence[str]) -> int:
+    """Package a run's adapter for another library and print where."""
+    parser = _parser("export")
+    parser.add_argument("run", metavar="RUN", help="the id or folder of a run that is done")
+    parser.add_argument("--to", metavar="LIBRARY", default="peft", help="peft, the only one")
+    parser.add_argument("--output", metavar="DIR", help="where to; default: RUN-peft, here")
+    given = parser.parse_args(arguments)
+    from ablora.store.roots import Roots
+    from ablora.study.export import export
+
+    print(export(Roots.from_environment(), given.run, given.to, given.output and Path(given.output)))
+    return 0
+
+
 def pretrain(arguments: Sequence[str]) -> int:
     """Hand over to the embedded base's recipe."""
     from ablora.models.pretrain import cli
@@ -251,6 +266,7 @@ COMMANDS = {
     "analyse": Command("STUDY or ADAPTER...", "subspace, projection and spectrum of what was learnt", analyse),
     "figures": Command("[STUDY]", "draw every figure and table from the run folders", figures),
     "report": Command("STUDY", "one HTML page of a study: results, every run, interactive plots, figures", report),
+    "export": Command("RUN [--to peft] [--output DIR]", "a run's adapter as a folder that PEFT loads", export),
     "sync": Command("[STUDY]", "upload what was tracked offline", sync),
     "clean": Command(
         "STUDY [--dry-run] [--snapshots] [--failed]",

@@ -1,8 +1,6 @@
-"""Every method that PEFT can hold, trained beside PEFT 0.21.2 on a small Llama in float64 (some on GPT-2 too): outputs,
-gradients of all factors, and the factors after each step; and PEFT's own starts. What PEFT has not is in WHERE.
+"""Every method that PEFT can hold, trained beside PEFT 0.21.2 in float64: outputs, gradients, factors of each step.
 
-PEFT gets the start from here (its own are compared apart), its base the residual weight W0 - s B0 A0, as its starts
-leave it, and its own optimizer. Both sides then take the same steps on the same loss.
+PEFT gets the start from here (its own are compared apart), its base W0 - s B0 A0, and its own optimizer. WHERE: the rest.
 """
 
 import re

@@ -64,6 +64,7 @@ class Saved:
         own = adapter.config.base_rank
         legal = f"{own}, the rank of the adapter in {adapter.folder}; or null, which takes it from there"
         check(rank is None or rank == own, "rank", rank, legal)
+        structure.check_rank(own)
         legal = f"targets that cover the adapter's modules: {_ends(adapter.modules)} (of a base that has them)"
         check(all(module in base for module in adapter.modules), "adapter.targets", _ends(base), legal)
         adapter.require(base, "that the run names")

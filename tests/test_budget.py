@@ -81,3 +81,15 @@ def test_a_plan_says_target_count_and_rank(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["plan", "-m", "method=lora,lora_fa", "budget.params=200k"]) == 0
     assert "lora             rank 14: 204,288 (+2.1% of the budget 200,000)" in capsys.readouterr().out
+
+
+def test_where_the_data_decide_the_budget_is_met_at_equal_ranks_and_the_bound_said(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "-m", "method=eva,lora", "budget.params=112k"]) == 0
+    out = capsys.readouterr().out
+    equal, said = "(+4.2% of the budget 112,000)", "at equal ranks, at most 147,456"
+    assert f"lora             rank 8: 116,736 {equal}" in out
+    assert f"eva              rank 8: 116,736 {said} {equal}" in out
+    assert "result.json has what that came to" in out
+    assert main(["plan", "method=eva", "method.init.rho=1", "rank=8"]) == 0
+    assert "at most" not in capsys.readouterr().out

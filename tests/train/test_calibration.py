@@ -170,6 +170,12 @@ def test_equal_runs_are_equal_without_the_cache_and_after_a_crash(base, roots, t
     assert all(torch.equal(tensor, load_file(theirs)[name]) for name, tensor in load_file(mine).items())
     tensors = load_file(first.adapter / EXACT)
     assert any(name.endswith(".A0") for name in tensors) == (preset != "eva")
+    result = first.read_result()
+    assert sum(module["parameters"] for module in result["modules"].values()) == result["trainable_parameters"]
+    own = {name: module["rank"] for name, module in result["modules"].items()}
+    assert own == {name: len(tensors.get(f"{name}.A", ())) for name in own}
+    assert sum(own.values()) == 8 * len(own)
+    assert (len(set(own.values())) > 1) == (preset == "eva")
 
 
 def test_a_damaged_file_is_named_and_not_replaced(base, roots):

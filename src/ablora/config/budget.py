@@ -1,8 +1,8 @@
 """A budget of trainable parameters in place of a rank: `budget.params=200k`, `budget.like=lora:8`.
 
 The rank is solved per method and model before the specification is built, and stands in it as if it had been written:
-a run's id knows nothing of budgets. Where the data decide the ranks of modules (EVA), it is solved for the most that
-they can come to: such a run has at most the budget, within its tolerance, and often less; result.json has its count.
+a run's id knows nothing of budgets. Where the data decide the ranks of modules (EVA), it is the rank that has the
+budget when all modules get it: there are as many directions then, and what they cost is known with the data.
 """
 
 import json

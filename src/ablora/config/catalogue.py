@@ -151,13 +151,11 @@ def _fields(own: Mapping[str, Any]) -> str:
 
 
 def _count(tree: Mapping[str, Any]) -> str:
-    from ablora.method.plan import check_cell  # imports torch, as the next does
-    from ablora.method.ranks import data_decide
+    from ablora.method.plan import check_cell  # imports torch
 
     keys = ("method", "model", "dataset", "train", "eval", "adapter", "rank", "seed")
     try:
-        spec = build({key: tree[key] for key in keys}, RunSpec)
-        return ("at most " if data_decide(spec.method, spec.rank) else "") + f"{check_cell(spec):,}"
+        return f"{check_cell(build({key: tree[key] for key in keys}, RunSpec)):,}"
     except BadInput as error:
         return f"({error})"
 

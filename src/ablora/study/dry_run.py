@@ -40,7 +40,7 @@ def describe(
     for (method, rank, budget), count in sorted(_parameters(plan).items(), key=str):
         yield f"  {method:<16} rank {rank}: {count}{budget}"
     if plan.at_most:
-        yield "  at most: the data decide how many directions each module gets; what it came to is in result.json"
+        yield "  at most: the data decide how many directions each module gets; result.json has what that came to"
     if evidence is not None:
         yield from evidence(roots, study.name, [row.to_record() for row in plan.rows])
 
@@ -64,16 +64,20 @@ def _duplicates(plan: Plan) -> Iterator[str]:
 
 
 def _parameters(plan: Plan) -> dict[tuple[str, int | None, str], str]:
-    """Trainable parameters by method, rank and, where one solved it, how far from which budget; a bound where the data
-    decide."""
-    found: dict[tuple[str, int | None, str], set[int]] = {}
-    bounded = {(method_name(plan.specs[run]), plan.specs[run].rank) for run in plan.at_most}
+    """Trainable parameters by method, rank and, where one solved it, how far from which budget; where the data decide,
+    those at equal ranks and the most there can be."""
+    found: dict[tuple[str, int | None, str], list[tuple[int, int | None]]] = {}
     for run, spec in plan.specs.items():
         count, target = plan.parameters[run], plan.budgets.get(run)
         budget = "" if target is None else f" ({(count - target) / target:+.1%} of the budget {target:,})"
-        found.setdefault((method_name(spec), spec.rank, budget), set()).add(count)
-    return {
-        key: ("at most " if key[:2] in bounded else "")
-        + " to ".join(f"{n:,}" for n in sorted({min(counts), max(counts)}))
-        for key, counts in found.items()
-    }
+        found.setdefault((method_name(spec), spec.rank, budget), []).append((count, plan.at_most.get(run)))
+    return {key: _said(counts) for key, counts in found.items()}
+
+
+def _said(counts: Sequence[tuple[int, int | None]]) -> str:
+    exact, bounds = [count for count, _ in counts], [bound for _, bound in counts if bound is not None]
+    return _span(exact) + (f" at equal ranks, at most {_span(bounds)}" if bounds else "")
+
+
+def _span(numbers: Sequence[int]) -> str:
+    return " to ".join(f"{n:,}" for n in sorted({min(numbers), max(numbers)}))

@@ -22,11 +22,11 @@ class Plan:
     specs: dict[str, RunSpec]
     """By run id, in the order of their first cells."""
     parameters: dict[str, int]
-    """Trainable parameters by run id; the most that there can be for a run of `at_most`."""
+    """Trainable parameters by run id; of a run in `at_most` those at equal ranks."""
     budgets: dict[str, int] = field(default_factory=dict)
     """The parameters for which a run's rank was solved, by run id; a run whose rank was given has none."""
-    at_most: frozenset[str] = frozenset()
-    """Ids of runs whose data decide the ranks of their modules."""
+    at_most: dict[str, int] = field(default_factory=dict)
+    """The most trainable parameters, by id, of runs whose data decide the ranks of their modules."""
 
 
 def make(cells: Sequence[Cell], check: Callable[[RunSpec], int] | None = None) -> Plan:
@@ -64,10 +64,10 @@ def make(cells: Sequence[Cell], check: Callable[[RunSpec], int] | None = None) -
     if mistakes:
         cell, error = mistakes[0]
         raise cell.blame(error, others=len(mistakes) - 1) from error
-    from ablora.method.ranks import data_decide  # late, as above
+    from ablora.method.plan import bound_of  # late, as above
 
-    decided = frozenset(run for run, spec in specs.items() if data_decide(spec.method, spec.rank))
-    return Plan(tuple(rows), specs, parameters, budgets, decided)
+    bounds = {run: bound for run, spec in specs.items() if (bound := bound_of(spec)) is not None}
+    return Plan(tuple(rows), specs, parameters, budgets, bounds)
 
 
 def method_name(spec: RunSpec) -> str:

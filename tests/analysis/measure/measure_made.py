@@ -14,7 +14,7 @@ from ablora.spectra.library import Library
 from ablora.store import atomic, lines
 from ablora.store.roots import Roots
 from ablora.store.run_folder import RunFolder, create
-from tiny import disturb
+from tiny import calibrated, disturb, made_up
 
 
 def gaussian(*shape: int, seed: int = 0) -> Tensor:
@@ -34,7 +34,9 @@ def write_run(roots: Roots, spec: RunSpec, size: float = 1e-2) -> tuple[RunFolde
     mixture, which has no single weight)."""
     folder = create(roots, spec)
     base = load(spec.model)
-    adapted = attach(base.model, [Member(spec.method, spec.rank or 0, spec.adapter, spec.seed)], Library(roots.cache))
+    seen = calibrated(base.model, spec.method, spec.adapter, made_up(0))
+    member = Member(spec.method, spec.rank or 0, spec.adapter, spec.seed, seen)
+    adapted = attach(base.model, [member], Library(roots.cache))
     disturb(adapted, size=size)
     save_adapter(adapted, 0, folder.adapter)
     dense = {}

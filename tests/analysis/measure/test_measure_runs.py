@@ -65,6 +65,29 @@ def test_an_update_of_weighed_triplets_is_what_merging_adds(base, roots, init):
         assert torch.linalg.matrix_rank(rest, rtol=1e-3) == 2
 
 
+def test_modules_of_unequal_ranks_are_measured_and_those_of_none_have_no_row(base, roots):
+    """EVA beside LoRA at rank 1: what one of them does not adapt is compared nowhere."""
+    eva, lora = (replace(small_spec(base, preset), rank=1) for preset in ("eva", "lora"))
+    folder, dense = write_run(roots, eva)
+    other, everywhere = write_run(roots, lora)
+    records = json.loads((folder.path / EXACT).with_suffix(".json").read_text())["modules"]
+    assert {record["rank"] for record in records.values()} == {0, 1, 2}
+    adapter = open_run(folder)
+    assert adapter.ranks == {module: record["rank"] for module, record in records.items() if record["rank"]}
+    assert set(adapter.ranks) == set(dense) < set(everywhere)
+    frames = main.measure_adapters([folder.path, other.path], roots=roots)
+    for name in ("subspace", "projection", "spectrum"):
+        found = frames[name].groupby("id").module.agg(set)
+        assert found[folder.id] == set(dense)
+        assert found[other.id] == set(everywhere)
+    assert set(frames["phi"].module) == set(dense)
+    norms = frames["spectrum"].query("id == @folder.id and measure == 'frobenius'").set_index("module").value
+    for module, update in dense.items():
+        assert norms[module] == pytest.approx(update.norm().item(), rel=1e-3)
+    tops = frames["subspace"].query("id == @folder.id and side == 'left' and against == 'top'").set_index("module").i
+    assert tops.to_dict() == adapter.ranks
+
+
 def test_an_update_of_gated_ranks_is_of_those_that_live(base, roots):
     """ALoRA, whose first module gave all its ranks to the second."""
     folder, dense = write_run(roots, replace(small_spec(base, "lora"), method=method("alora")))

@@ -1,7 +1,5 @@
 """Every method that PEFT can hold, trained beside PEFT 0.21.2 in float64: outputs, gradients, factors of each step.
-
-PEFT gets the start from here (its own are compared apart), its base W0 - s B0 A0, and its own optimizer. WHERE: the rest.
-"""
+PEFT gets the start from here, its base W0 - s B0 A0, and its own optimizer. WHERE has the evidence of the rest."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping

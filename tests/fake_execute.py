@@ -1,5 +1,6 @@
 """A training that costs nothing, for tests of what happens around it: the seed says how a run goes."""
 
+import itertools
 import math
 import os
 import signal
@@ -13,7 +14,7 @@ from ablora.store.run_folder import RunFolder
 from ablora.train.observe import Observer
 from ablora.train.stop import Stopped, stop_flag
 
-MEMORY, DISK, BUG, DIES, SLOW, FENCED, DIVERGES = 101, 102, 103, 104, 105, 106, 107
+MEMORY, DISK, BUG, DIES, SLOW, FENCED, DIVERGES, UNTIL, HUNGRY = 101, 102, 103, 104, 105, 106, 107, 108, 109
 """Seeds of runs that do not go well."""
 
 
@@ -25,33 +26,44 @@ def execute(
     threads: int | None = None,
 ) -> None:
     """Has the contract of `ablora.train.execute.execute`; appends a line to executed.txt for every start."""
-    for folder in pack:
+    for folder, claim in zip(pack, claims):
         with (folder.path / "executed.txt").open("a") as file:
             file.write(f"{os.getpid()}\n")
-        _run(folder, observers)
+        _run(folder, claim, observers)
 
 
-def _run(folder: RunFolder, observers: Sequence[Observer]) -> None:
+def _run(folder: RunFolder, claim: Claim, observers: Sequence[Observer]) -> None:
     spec = folder.read_spec()
     begun = max((record["step"] for record in lines.read(folder.metrics)), default=0)
     for observer in observers:
         observer.started(folder, spec, begun)
     with stop_flag() as flag:
-        for step in range(begun + 1, 4 if spec.seed != SLOW else 600):
+        for step in itertools.count(begun + 1):
+            claim.fence()
             record = {"kind": "train", "step": step, "loss_nats": 1 / step, "lr": spec.train.lr}
             lines.append(folder.metrics, [record])
             for observer in observers:
                 observer.recorded(folder, record)
-            time.sleep(0.05 if spec.seed == SLOW else 0)
+            time.sleep(0.05 if spec.seed in (SLOW, UNTIL) else 0)
             if flag.reason is not None:
                 raise Stopped(flag.reason)
             if step == 2 and _go_wrong(folder, spec.seed, begun):
                 return
+            if _is_last(folder, spec.seed, step):
+                break
+    claim.fence()
     # As if the best rate were 0.01, whatever the method.
     metrics = {"answer_loss_nats": 1.0, "validation_answer_loss_nats": abs(math.log10(spec.train.lr) + 2)}
     atomic.write_json(folder.result, {"schema": 1, "id": folder.id, "step": 3, "metrics": metrics})
     for observer in observers:
         observer.finished(folder, "done")
+
+
+def _is_last(folder: RunFolder, seed: int, step: int) -> bool:
+    """Step 3; SLOW makes 599, and UNTIL goes on until there is a file `go` among the runs."""
+    if seed == UNTIL:
+        return (folder.path.parent / "go").exists()
+    return step == (599 if seed == SLOW else 3)
 
 
 def _go_wrong(folder: RunFolder, seed: int, begun: int) -> bool:
@@ -64,6 +76,9 @@ def _go_wrong(folder: RunFolder, seed: int, begun: int) -> bool:
             raise ZeroDivisionError("division by zero")
         case 104 if begun == 0:
             os.kill(os.getpid(), signal.SIGKILL)
+        case 109:
+            eaten = bytearray(4 << 30)
+            eaten[::4096] = b"x" * len(eaten[::4096])
         case 106:
             raise Fenced(f"run {folder.id}: claim 0 was taken over")
         case 107:

@@ -2,12 +2,15 @@
 
 import os
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).parent
 OURS = Path(os.environ.get("ABLORA_SLURM", "/run/ablora-slurm")) / "slurm.conf"
+sys.path.insert(0, str(HERE))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,3 +28,22 @@ def cluster() -> None:
     asked = subprocess.run(["sinfo", "--noheader"], capture_output=True, text=True, timeout=60)
     if asked.returncode:
         pytest.skip(f"the SLURM for tests does not answer: {asked.stderr.strip()}")
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Lab"]:
+    """A study whose training costs nothing; its jobs end with the test."""
+    from lab import TESTS, Lab
+
+    import fake_task
+    from ablora.store.roots import Roots
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ABLORA_RUNS", raising=False)
+    monkeypatch.setenv("ABLORA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setattr("ablora.dispatch.slurm.work_in_task", fake_task.work_in_task)
+    yield (made := Lab(Roots.from_environment()))
+    for task in made.queued():
+        subprocess.run(["scancel", "--signal=KILL", "--full", task])
+        subprocess.run(["scancel", task])

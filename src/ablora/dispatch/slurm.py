@@ -112,7 +112,7 @@ class Slurm:
         except scheduler.NoAnswer as error:
             raise BadInput("cluster", "slurm", f"a SLURM that answers ({error}); the same command goes on") from error
         if sent:
-            print(f"ablora: sent {sum(map(len, sent))} runs to SLURM: {', '.join(sent)}", file=sys.stderr)
+            print(f"ablora: sent {sum(map(len, sent.values()))} runs to SLURM: {', '.join(sent)}", file=sys.stderr)
         self.follow(job, folder)
 
     def follow(self, job: Job, folder: Path | None) -> bool:

@@ -1,0 +1,94 @@
+"""A study on the test cluster: commands, what SLURM and the disk say of it, and things done to it."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ablora.cli import main
+from ablora.dispatch import scheduler, submissions
+from ablora.dispatch.scheduler import Task
+from ablora.store import lines
+from ablora.store.roots import Roots
+from ablora.store.run_folder import RunFolder, folder_of
+from ablora.study.manifest import existing_study
+from ablora.study.status import Standing, study_standings
+
+TESTS = Path(__file__).parents[1]
+CLUSTER = ["cluster=slurm", "cluster.poll_s=1", "cluster.gpus=0", "cluster.cpus=1", "cluster.memory=900M"]
+STUDY = ["train=quick", "tracker=off", "study=s", *CLUSTER]
+CONTROLLER = (
+    "import sys, ablora.dispatch.slurm, fake_task; ablora.dispatch.slurm.work_in_task = fake_task.work_in_task; "
+    "from ablora.cli import main; sys.exit(main(sys.argv[1:]))"
+)
+
+
+def said(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def until(holds: Callable[[], object], patience_s: float = 90) -> None:
+    end = time.monotonic() + patience_s
+    while not holds():
+        assert time.monotonic() < end, said("squeue") + said("sinfo", "--Node")
+        time.sleep(0.1)
+
+
+class Lab:
+    """One study, `s`."""
+
+    def __init__(self, roots: Roots):
+        self.roots, self.study = roots, roots.studies / "s"
+
+    def run(self, *arguments: str) -> int:
+        return main(["run", "-m", *STUDY, *arguments])
+
+    def start(self, *arguments: str, program: str = CONTROLLER, path: Path = TESTS) -> subprocess.Popen:
+        """The same command in a process of its own."""
+        environment = {**os.environ, "PYTHONPATH": str(path)}
+        command = [sys.executable, "-c", program, "run", "-m", *STUDY, *arguments]
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+    def folder(self, seed: int) -> RunFolder:
+        rows = lines.read(self.study / "manifest.jsonl")
+        return next(folder_of(self.roots, row["id"]) for row in rows if row["labels"]["seed"] == seed)
+
+    def standing(self, seed: int) -> Standing:
+        return study_standings(self.roots, existing_study(self.roots, "s"))[self.folder(seed).id]
+
+    def task(self, seed: int) -> str:
+        """The name of the run's newest task."""
+        run = self.folder(seed).id
+        found = [(record, i) for record in submissions.read(self.study) for i, runs in enumerate(record.tasks)
+                 if run in runs and record.job]  # fmt: skip
+        record, index = found[-1]
+        return str(record.task(index))
+
+    def queued(self) -> dict[str, Task]:
+        """This study's tasks in the queue."""
+        names = {record.name for record in submissions.read(self.study)}
+        return {known: task for known, task in scheduler.queued(["root"]).items() if task.name in names}
+
+    def starts(self, seed: int) -> int:
+        file = self.folder(seed).path / "executed.txt"
+        return len(file.read_text().splitlines()) if file.exists() else 0
+
+    def pid(self, seed: int) -> int:
+        return int((self.folder(seed).path / "executed.txt").read_text().splitlines()[-1])
+
+    def steps(self, seed: int) -> list[int]:
+        return [record["step"] for record in lines.read(self.folder(seed).metrics) if record["kind"] == "train"]
+
+    def trains(self, seed: int) -> bool:
+        return (self.study / "manifest.jsonl").exists() and len(self.steps(seed)) > 3
+
+    def go(self) -> None:
+        """Runs of the seed UNTIL end at their next step."""
+        (self.roots.runs / "go").touch()
+
+    def start_now(self, task: str) -> None:
+        """SLURM keeps a requeued task for two minutes before it starts it again."""
+        until(lambda: self.queued().get(task, Task("", "", 0, "")).state == "PENDING")
+        until(lambda: subprocess.run(["scontrol", "update", f"JobId={task}", "StartTime=now"]).returncode == 0)

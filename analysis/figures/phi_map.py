@@ -207,6 +207,8 @@ def map_notes(shown: Sequence[tuple[Block, ...]]) -> list[str]:
         f"φ(i, j) of the first i (of the one named first) and j singular vectors; {_means(found)}. Arrows: random "
         "subspaces at the greatest i = j. Dot: not above their mean by two standard deviations."
     ]
+    if any(block.size < block.index[-1] for block in found if block.index):
+        out.append("Where modules differ in rank: up to the least, which all have.")
     if any(block.arm_a != block.arm_b and not block.equal_seeds for block in found):
         out.append("Pairs of methods: the least and the most alike at unequal seeds.")
     if any(block.shared_start for block in found):

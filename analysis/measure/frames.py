@@ -71,8 +71,11 @@ def _view(base: BaseWeights, module: str, adapters: Iterable[Adapter], library: 
 
 def _parts(adapter: Adapter, module: str, view: BaseView) -> list[Named]:
     start = adapter.start(module)
-    parts = adapter.parts(module).items()
-    return [Named(adapter.id, see(name, part, decompose(part.update), view), start) for name, part in parts]
+    share = min(adapter.ranks.values()) / adapter.ranks[module]
+    return [
+        Named(adapter.id, see(name, part, decompose(part.update), view), start, round(share * part.rank))
+        for name, part in adapter.parts(module).items()
+    ]
 
 
 def _filled(parts: Iterable[Named], module: str, make: Callable[[Seen], Iterator[Row]]) -> Iterator[Row]:

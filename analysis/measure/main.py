@@ -23,7 +23,7 @@ from ablora_analysis.measure.frames import NAMES, Pair, measure
 from ablora_analysis.measure.from_peft import open_peft
 from ablora_analysis.measure.from_run import open_run
 
-REVISION = 1
+REVISION = 2
 """Raised when a measure gives other numbers, or a table other columns: files of an older one are made again."""
 RECORD = "measures.json"
 

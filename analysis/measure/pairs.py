@@ -17,7 +17,8 @@ COLUMNS = (
     "reason",
 )  # fmt: skip
 GRID = 16
-"""Up to so many directions every i and j has a row; of more, so many evenly spaced ones, the last included."""
+"""Up to so many directions every i and j has a row; of more, so many evenly spaced ones up to the least rank of all
+modules of both, so that all have these, and the update's own last one."""
 _START_TOLERANCE = 1e-5
 
 
@@ -27,6 +28,8 @@ class Named(NamedTuple):
     id: str
     seen: Seen
     start: Float[Tensor, "rank in"] | None
+    least: int | None = None
+    """The least rank of this part in any module of the adapter; None: this one's."""
 
 
 class Block(NamedTuple):
@@ -57,14 +60,19 @@ def blocks(a: Named, b: Named) -> Iterator[Block]:
             none = np.zeros(1, dtype=np.int64)
             yield Block(*named, ZERO, base.shape[s], none, none, np.array([NAN]))
             continue
-        i, j = grid(len(own)), grid(len(other))
+        least = min(x.least or x.seen.rank for x in (a, b))
+        i, j = grid(len(own), least), grid(len(other), least)
         values = phi(own, other).numpy()[np.ix_(i - 1, j - 1)]
         yield Block(*named, "", base.shape[s], np.repeat(i, len(j)), np.tile(j, len(i)), values.ravel())
 
 
-def grid(rank: int) -> np.ndarray:
-    """The i that are written down for a subspace of `rank` directions."""
-    return np.unique(np.linspace(1, rank, min(rank, GRID)).round().astype(np.int64))
+def grid(rank: int, least: int | None = None) -> np.ndarray:
+    """The i that are written down for a subspace of `rank` directions where others have `least`, or as many."""
+    if rank <= GRID:
+        return np.arange(1, rank + 1)
+    common = min(rank, rank if least is None else least)
+    spaced = np.linspace(1, common, min(common, GRID)).round().astype(np.int64)
+    return np.unique([*spaced, rank])
 
 
 def frame(found: Sequence[Block]) -> pd.DataFrame:

@@ -72,6 +72,14 @@ def test_the_grid_has_all_directions_up_to_16_and_the_last_always():
     assert grid(64)[[0, -1]].tolist() == [1, 64]
 
 
+@given(st.integers(1, 80), st.lists(st.integers(0, 80), min_size=1, max_size=4))
+def test_modules_of_unequal_ranks_have_the_least_ones_directions_in_common(least, more):
+    grids = [grid(least + extra, least) for extra in more]
+    wanted = set(grid(least).tolist())
+    assert all(wanted <= set(found.tolist()) for found in grids)
+    assert [found[-1] for found in grids] == [least + extra for extra in more]
+
+
 def test_starts_are_the_same_up_to_a_factor_and_a_longer_one():
     a = gaussian(4, 9).float()
     assert same_start(a, 3 * a)

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 
 HERE = Path(__file__).parent
 OURS = Path(os.environ.get("ABLORA_SLURM", "/run/ablora-slurm")) / "slurm.conf"
-sys.path.insert(0, str(HERE))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,10 +31,9 @@ def cluster() -> None:
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Lab"]:
     """A study whose training costs nothing; its jobs end with the test."""
-    from lab import TESTS, Lab
-
     import fake_task
     from ablora.store.roots import Roots
+    from slurm_lab import TESTS, Lab
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ABLORA_RUNS", raising=False)
@@ -44,6 +41,6 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Lab"]:
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
     monkeypatch.setattr("ablora.dispatch.slurm.work_in_task", fake_task.work_in_task)
     yield (made := Lab(Roots.from_environment()))
-    for task in made.queued():
+    for task in made.queued() if made.study.exists() else ():
         subprocess.run(["scancel", "--signal=KILL", "--full", task])
         subprocess.run(["scancel", task])

@@ -6,12 +6,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from lab import Lab, said, until
 
 import fake_execute
+import slurm_lab
 from ablora.cli import main
 from ablora.dispatch import slurm, submissions
 from ablora.store import lines
+from ablora.store.run_folder import RunFolder
+from slurm_lab import Lab, said, until
 
 UP = Path(__file__).parent / "up.sh"
 UNTIL = fake_execute.UNTIL
@@ -41,8 +43,7 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("seed", [0])
-def test_a_controller_killed_at_every_step_of_sending(lab: Lab, monkeypatch, seed):
+def test_a_controller_killed_at_every_step_of_sending(lab: Lab, monkeypatch):
     """At each point the next command finds what is there; in the end the run has been executed once."""
 
     def kill_at(owner: object, name: str, after: bool) -> None:
@@ -56,7 +57,7 @@ def test_a_controller_killed_at_every_step_of_sending(lab: Lab, monkeypatch, see
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, dies)
             with pytest.raises(Killed):
-                lab.run(f"seed={seed}", "cluster.wait=false")
+                lab.run("seed=0", "cluster.wait=false")
 
     kill_at(slurm.Slurm, "_submit", after=False)
     assert [r.phase for r in submissions.read(lab.study)] == ["writing"]
@@ -65,23 +66,22 @@ def test_a_controller_killed_at_every_step_of_sending(lab: Lab, monkeypatch, see
     assert [task.reason for task in lab.queued().values()] == ["JobHeldUser"]
     kill_at(submissions, "release", after=False)
     assert [r.phase for r in submissions.read(lab.study)] == ["abandoned", "abandoned", "held"]
-    assert lab.run(f"seed={seed}") == 0
-    assert lab.starts(seed) == 1
+    assert lab.run("seed=0") == 0
+    assert lab.starts(0) == 1
     assert len(submissions.read(lab.study)) == 3, "the held array was released and none was sent beside it"
-    kill_at_seed = 1
+
+    def release_and_die(study, record):
+        said("scontrol", "release", str(record.job))
+        raise Killed
+
     with monkeypatch.context() as patch:
-        patch.setattr(
-            submissions, "release", lambda study, record: said("scontrol", "release", str(record.job)) or die()
-        )
+        patch.setattr(submissions, "release", release_and_die)
         with pytest.raises(Killed):
-            lab.run(f"seed={seed},{kill_at_seed}", "cluster.wait=false")
-    assert lab.run(f"seed={seed},{kill_at_seed}") == 0
-    assert lab.starts(kill_at_seed) == 1
-    assert not lab.queued()
-
-
-def die() -> None:
-    raise Killed
+            lab.run("seed=0,1", "cluster.wait=false")
+    assert [r.phase for r in submissions.read(lab.study)][-1] == "held"
+    assert lab.run("seed=0,1") == 0
+    assert [lab.starts(seed) for seed in (0, 1)] == [1, 1]
+    until(lambda: not lab.queued())
 
 
 def test_a_controller_killed_while_it_watches(lab: Lab):
@@ -96,6 +96,7 @@ def test_a_controller_killed_while_it_watches(lab: Lab):
     assert whole(lab)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_watching_and_nothing_else(lab: Lab):
     controller = lab.start(f"seed={UNTIL}")
     until(lambda: lab.trains(UNTIL))
@@ -136,8 +137,9 @@ def test_a_requeued_task_goes_on_where_it_was(lab: Lab):
     assert whole(lab)
 
 
+@pytest.mark.slow
 def test_preemption_writes_a_checkpoint_and_goes_on_afterwards(lab: Lab):
-    here = ["cluster.cpus=4", "cluster.threads=1", "cluster.options={nodelist: node1}"]
+    here = ["cluster.cpus=4", "cluster.threads=1", "cluster.options=['nodelist=node1']"]
     assert lab.run(f"seed={UNTIL}", "cluster.wait=false", *here) == 0
     until(lambda: lab.trains(UNTIL))
     other = said("sbatch", "--parsable", "--partition=high", "--nodelist=node1", "--cpus-per-task=4", "--mem=50",
@@ -195,9 +197,10 @@ def test_more_memory_than_asked_for(lab: Lab):
     assert lab.starts(fake_execute.HUNGRY) == 1
 
 
+@pytest.mark.slow
 def test_a_lost_node(lab: Lab):
     """Its process runs on for a while, and must not disturb the one that took the run over."""
-    assert lab.run(f"seed={UNTIL}", "cluster.wait=false", "cluster.options={nodelist: node2}") == 0
+    assert lab.run(f"seed={UNTIL}", "cluster.wait=false", "cluster.options=['nodelist=node2']") == 0
     until(lambda: lab.trains(UNTIL))
     task, first = lab.task(UNTIL), lab.pid(UNTIL)
     home = Path(os.environ["SLURM_CONF"]).parent
@@ -215,3 +218,33 @@ def test_a_lost_node(lab: Lab):
         subprocess.run([str(UP)], check=True, capture_output=True)
     assert whole(lab)
     assert lab.pid(UNTIL) != first
+
+
+@pytest.mark.slow
+def test_a_real_run_that_is_requeued_has_the_bits_of_an_undisturbed_one(lab: Lab, tmp_path: Path, monkeypatch):
+    short = [
+        "seed=0",
+        "train=default",
+        "train.max_steps=24",
+        "train.batch_size=8",
+        "train.checkpoint_every=4",
+        "eval.every=0",
+        "eval.tasks.generation=null",
+        "eval.tasks.forgetting=null",
+        "eval.at_start=false",
+    ]
+    program = "import sys; from ablora.cli import main; sys.exit(main(sys.argv[1:]))"
+    assert lab.start(*short, "cluster.wait=false", program=program).wait(timeout=90) == 0
+    until(lambda: len(lab.steps(0)) >= 6)
+    said("scontrol", "requeue", lab.task(0))
+    lab.start_now(lab.task(0))
+    until(lambda: lab.folder(0).result.exists())
+    events = [(event["state"], event.get("step")) for event in lines.read(lab.folder(0).events)]
+    assert [state for state, _ in events] == ["running", "preempted", "running", "done"]
+    assert events[1][1] == events[2][1], "it went on at the step at which it was stopped"
+    disturbed = lab.folder(0)
+    monkeypatch.setenv("ABLORA_RUNS", str(tmp_path / "calm" / "runs"))
+    assert main(["run", "-m", *(a for a in slurm_lab.STUDY if "cluster" not in a), *short]) == 0
+    calm = RunFolder(tmp_path / "calm" / "runs" / disturbed.id)
+    for file in ("adapter/ablora_adapter.safetensors", "result.json", "metrics.jsonl", "evals/answer_loss.jsonl"):
+        assert (disturbed.path / file).read_bytes() == (calm.path / file).read_bytes(), file

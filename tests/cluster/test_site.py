@@ -1,13 +1,10 @@
 """The test cluster is what the other tests take it for."""
 
-import subprocess
 from pathlib import Path
 
+from slurm_lab import said, until
+
 HERE = Path(__file__).parent
-
-
-def said(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 def test_two_nodes_with_two_gpus_each_that_jobs_see():
@@ -17,6 +14,7 @@ def test_two_nodes_with_two_gpus_each_that_jobs_see():
 
 
 def test_up_does_nothing_where_it_is_up():
+    until(lambda: not said("squeue", "--noheader"))
     before = said("scontrol", "ping"), said("sinfo", "--noheader", "--Node", "--format=%N %t")
     assert "is up" in said(str(HERE / "up.sh"))
     assert (said("scontrol", "ping"), said("sinfo", "--noheader", "--Node", "--format=%N %t")) == before

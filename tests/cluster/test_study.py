@@ -6,18 +6,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from lab import TESTS, Lab, said, until
 
 from ablora.dispatch import submissions
+from slurm_lab import TESTS, Lab, said, until
 
 REPOSITORY = TESTS.parent
 
 
 def test_detached_then_watched_and_never_sent_twice(lab: Lab, capsys):
     assert lab.run("seed=0,1", "cluster.wait=false") == 0
-    heard = capsys.readouterr().err
-    assert "sent 2 runs to SLURM" in heard
-    assert "SLURM has 2 of 2 runs: 2 runs (2 queued)" in heard
+    heard = capsys.readouterr()
+    assert "sent 2 runs to SLURM" in heard.err
+    assert "SLURM has 2 of 2 runs: 2 runs (2 queued)" in heard.out
     assert {lab.standing(seed).state for seed in (0, 1)} <= {"queued", "running", "done"}
     assert lab.run("seed=0,1") == 0
     assert [lab.starts(seed) for seed in (0, 1)] == [1, 1]
@@ -26,7 +26,7 @@ def test_detached_then_watched_and_never_sent_twice(lab: Lab, capsys):
 
 
 def test_an_array_is_split_where_the_site_has_shorter_ones(lab: Lab):
-    later = "cluster.options={begin: now+1hour}"
+    later = "cluster.options=['begin=now+1hour']"
     assert lab.run("seed=range(10)", "cluster.wait=false", later, "cluster.array_parallelism=3") == 0
     assert [len(record.tasks) for record in submissions.read(lab.study)] == [8, 2]
     assert len(lab.queued()) == 10
@@ -67,7 +67,7 @@ def test_queued_jobs_run_the_code_that_they_were_sent_with(lab: Lab, tmp_path: P
     subprocess.run(["git", "init", "--quiet"], cwd=copy, check=True)
     program = "import sys; from ablora.cli import main; sys.exit(main(sys.argv[1:]))"
     later = ["seed=0", "train.max_steps=2", "eval.tasks.generation=null", "eval.tasks.forgetting=null",
-             "cluster.wait=false", "cluster.options={begin: now+1hour}"]  # fmt: skip
+             "cluster.wait=false", "cluster.options=['begin=now+1hour']"]  # fmt: skip
     controller = lab.start(*later, program=program, path=copy / "src")
     assert controller.wait(timeout=90) == 0, controller.stderr.read()
     trainer = copy / "src" / "ablora" / "train" / "loop.py"

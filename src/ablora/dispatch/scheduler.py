@@ -108,7 +108,7 @@ def minutes(text: str | int) -> int | None:
         hours, least, seconds = parts
     else:
         hours, least, seconds = 0, parts[0], parts[1] if len(parts) == 2 else 0
-    return (int(days or 0) * 24 + hours) * 60 + least + (seconds > 0)
+    return ((int(days) if dash else 0) * 24 + hours) * 60 + least + (seconds > 0)
 
 
 def without_a_job() -> dict[str, str]:

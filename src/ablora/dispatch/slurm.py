@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,8 @@ class Slurm:
     array_parallelism: int | None = None
     """The most tasks of an array that run at once; null: no limit of ours."""
     packs_per_task: int = 1
-    options: Mapping[str, str | int] = field(default_factory=dict)
-    """Any other option of sbatch, by its long name: {mail-type: END}."""
+    options: tuple[str, ...] = ()
+    """Other options of sbatch, by their long names: mail-type=END."""
     wait: bool = True
     """Watch until the runs are through; false: send, and give the terminal back."""
     poll_s: int = 30
@@ -98,7 +98,8 @@ class Slurm:
             "requeue" if self.requeue else "no-requeue": True,
         }  # fmt: skip
         flags = {name: "" if value is True else str(value) for name, value in wanted.items() if value is not None}
-        return flags | {name: str(value) for name, value in self.options.items()}
+        others = (option.lstrip("-").partition("=") for option in self.options)
+        return flags | {name: value for name, _, value in others}
 
     def require_usable(self, packs: int) -> None:
         """Refuse, before anything is written, what the site would refuse or leave waiting for ever."""

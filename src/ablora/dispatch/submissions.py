@@ -95,8 +95,9 @@ def release(study: Path, record: Submission) -> Submission:
 def mend(study: Path) -> None:
     """Bring records that a dead sender left to one end or the other; under the lock, so that nobody is at them.
 
-    Held: released. Writing: cancelled wherever SLURM has the name, and abandoned; an array that turns up after that is
-    cancelled by the next one to look, and never ran, because nobody releases it. Raises `NoAnswer`.
+    Held: released. Writing: cancelled where SLURM has the name, and abandoned. One that SLURM takes only after that
+    (its `sbatch` outlived the sender) stays held, as nobody releases it, and is cancelled when there is something to
+    mend again. Raises `NoAnswer`.
     """
     records = read(study)
     unfinished = [record for record in records if record.phase in ("writing", "held")]

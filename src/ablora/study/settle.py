@@ -1,10 +1,12 @@
 """Write down in run folders what only SLURM knows, before it forgets: that a run was cancelled or ran out of memory."""
 
+import sys
 import time
 from dataclasses import replace
 
 from ablora.dispatch import submissions
 from ablora.dispatch.queue import FINAL, Place, Queue
+from ablora.dispatch.scheduler import NoAnswer
 from ablora.store import atomic, lines
 from ablora.store.claims import release, take
 from ablora.store.run_folder import SCHEMA, RunFolder, folder_of
@@ -13,8 +15,10 @@ from ablora.store.run_folder import SCHEMA, RunFolder, folder_of
 def settle(queue: Queue) -> None:
     """Give a failure.json to every run whose task SLURM ended for good, unless somebody runs it.
 
-    Under the lock of the submissions: of two controllers one writes. Killed in between, the next one goes on.
+    Before that, arrays that a dead sender left half sent are released or abandoned. Under the lock of the submissions:
+    of two controllers one writes, and a sender that lives is waited for. Killed in between, the next one goes on.
     """
+    _mend(queue)
     if not _ended(queue):
         return
     with submissions.lock(queue.study):
@@ -27,6 +31,17 @@ def settle(queue: Queue) -> None:
             if runs := by_record.get(record.name):
                 submissions.write(queue.study, replace(record, settled=(*record.settled, *runs)))
         queue.look()
+
+
+def _mend(queue: Queue) -> None:
+    if all(record.phase == "released" for record in queue.records):
+        return
+    try:
+        with submissions.lock(queue.study):
+            submissions.mend(queue.study)
+    except NoAnswer as error:
+        print(f"ablora: SLURM does not answer ({error}); what was half sent counts as queued", file=sys.stderr)
+    queue.look()
 
 
 def _ended(queue: Queue) -> dict[str, Place]:

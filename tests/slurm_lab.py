@@ -16,7 +16,7 @@ from ablora.store.run_folder import RunFolder, folder_of
 from ablora.study.manifest import existing_study
 from ablora.study.status import Standing, study_standings
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parent
 CLUSTER = ["cluster=slurm", "cluster.poll_s=1", "cluster.gpus=0", "cluster.cpus=1", "cluster.memory=900M"]
 STUDY = ["train=quick", "tracker=off", "study=s", *CLUSTER]
 CONTROLLER = (
@@ -53,7 +53,8 @@ class Lab:
 
     def folder(self, seed: int) -> RunFolder:
         rows = lines.read(self.study / "manifest.jsonl")
-        return next(folder_of(self.roots, row["id"]) for row in rows if row["labels"]["seed"] == seed)
+        folders = (folder_of(self.roots, row["id"]) for row in rows)
+        return next(folder for folder in folders if folder.read_tree()["seed"] == seed)
 
     def standing(self, seed: int) -> Standing:
         return study_standings(self.roots, existing_study(self.roots, "s"))[self.folder(seed).id]

@@ -1,0 +1,276 @@
+"""What may be concluded from SLURM's answer, and what may not; no SLURM is needed."""
+
+import getpass
+import json
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from signal import SIGTERM, SIGUSR2
+
+import pytest
+
+import fake_execute
+from ablora.config import ask
+from ablora.dispatch import scheduler, submissions
+from ablora.dispatch.base import Job
+from ablora.dispatch.queue import Queue
+from ablora.dispatch.scheduler import NoAnswer, Task
+from ablora.dispatch.task import work_in_task
+from ablora.spec import RunSpec
+from ablora.store import claims, lines
+from ablora.store.run_folder import RunFolder, create, folder_of
+from ablora.study.settle import settle
+from ablora.study.status import standing
+from ablora.track import TrackerConfig
+from ablora.train.stop import Stopped
+from ablora.tree import build
+
+
+class Site:
+    """SLURM as a test says it is."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, Task] = {}
+        self.ends: dict[str, str] | None = {}
+        self.asked = 0
+        self.down = False
+
+    def queued(self, users):
+        self.asked += 1
+        if self.down:
+            raise NoAnswer("squeue: Unable to contact slurm controller")
+        return dict(self.tasks)
+
+    def ended(self, jobs):
+        if self.ends is None:
+            raise NoAnswer("sacct: Slurm accounting storage is disabled")
+        return dict(self.ends)
+
+    def configuration(self):
+        return {"ClusterName": "lab", "MaxArraySize": "8"}
+
+
+@pytest.fixture
+def site(monkeypatch) -> Site:
+    made = Site()
+    for name in ("queued", "ended", "configuration"):
+        monkeypatch.setattr(scheduler, name, getattr(made, name))
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    """A task sets handlers for the rest of its process."""
+    before = {number: signal.getsignal(number) for number in (SIGTERM, SIGUSR2)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def study(roots) -> Path:
+    return roots.studies / "s"
+
+
+def run(roots, name: str) -> RunFolder:
+    folder = folder_of(roots, name)
+    folder.path.mkdir(parents=True)
+    return folder
+
+
+def send(study: Path, *tasks: tuple[str, ...], cluster: str = "lab", poll_s: float = 30) -> submissions.Submission:
+    record = submissions.begin(study, tasks, cluster, study / "code", poll_s)
+    return submissions.write(study, replace(record, job="7", phase="released"))
+
+
+def claimed(folder: RunFolder, task: str, restart: int = 0, cluster: str = "lab") -> None:
+    """As a process on a node would have."""
+    owner = {
+        "host": "node9",
+        "boot": "b",
+        "pid": 1,
+        "started": "1",
+        "slurm": task,
+        "restart": restart,
+        "cluster": cluster,
+    }
+    (folder.path / f"claim.{claims.latest(folder) + 1}.json").write_text(json.dumps(owner))
+
+
+RUNNING, PENDING = Task("RUNNING", "", 0, "abl-x"), Task("PENDING", "Priority", 0, "abl-x")
+
+
+def test_queued_running_requeued_and_lost(roots, study, site):
+    a, b, c, d = (run(roots, name) for name in "abcd")
+    send(study, ("a",), ("b",), ("c",), ("d",), poll_s=0.001)
+    site.tasks = {"7_0": PENDING, "7_1": RUNNING, "7_2": replace_restart(PENDING, 1)}
+    site.ends = {"7_3": "NODE_FAIL"}
+    for folder, task in ((b, "7_1"), (c, "7_2"), (d, "7_3")):
+        claimed(folder, task)
+    queue = Queue(roots, study)
+    found = [standing(folder, queue) for folder in (a, b, c, d)]
+    assert [(s.state, s.detail) for s in found] == [
+        ("queued", "Priority"),
+        ("running", ""),
+        ("queued", "Priority, requeued 1 times"),
+        ("lost", "node_failure, task 7_3 NODE_FAIL"),
+    ]
+    assert standing(b).state == "running", "without SLURM another host counts as alive"
+
+
+def replace_restart(task: Task, restart: int) -> Task:
+    return task._replace(restart=restart)
+
+
+def test_a_submission_that_is_younger_than_the_answer_is_not_judged(roots, study, site):
+    run(roots, "a"), run(roots, "b")
+    send(study, ("a",))
+    site.ends = {"7": "COMPLETED"}
+    queue = Queue(roots, study)
+    assert not queue.place("a").live  # type: ignore[union-attr]
+    send(study, ("b",))
+    assert queue.look().place("b").live  # type: ignore[union-attr]
+    assert site.asked == 1
+
+
+def test_slurm_is_asked_once_in_its_time_and_not_at_all_when_all_is_over(roots, study, site):
+    folders = [run(roots, name) for name in "ab"]
+    send(study, ("a",), ("b",))
+    site.tasks = {"7_0": RUNNING, "7_1": PENDING}
+    for _ in range(5):
+        Queue(roots, study).look()  # a process of its own each, as it were
+    assert site.asked == 1
+    Queue(roots, study).look(now=True)
+    assert site.asked == 2
+    for folder in folders:
+        folder.result.write_text("{}")
+    Queue(roots, study).look(now=True)
+    assert site.asked == 2
+
+
+def test_where_slurm_does_not_answer_nobody_is_dead(roots, study, site):
+    folder = run(roots, "a")
+    send(study, ("a",))
+    site.down = True
+    claimed(folder, "7")
+    queue = Queue(roots, study)
+    assert "Unable to contact" in queue.trouble
+    assert standing(folder, queue).state == "running"
+    assert claims.take(folder, queue.alive) is None
+
+
+def test_another_cluster_and_another_user_are_not_judged(roots, study, site, monkeypatch):
+    run(roots, "a"), run(roots, "b")
+    send(study, ("a",), cluster="elsewhere")
+    queue = Queue(roots, study)
+    assert queue.place("a").live  # type: ignore[union-attr]
+    assert queue.alive({"host": "n", "slurm": "7", "restart": 0, "cluster": "elsewhere"})
+    monkeypatch.setattr(getpass, "getuser", lambda: "somebody")
+    send(study, ("b",))
+    monkeypatch.undo()
+    for name in ("queued", "ended", "configuration"):
+        monkeypatch.setattr(scheduler, name, getattr(site, name))
+    assert queue.look(now=True).place("b").live, "its tasks may be hidden from me"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("accounting", [True, False])
+def test_a_task_of_which_slurm_has_no_row_was_cancelled_while_it_waited(roots, study, site, accounting):
+    waiting, begun = run(roots, "a"), run(roots, "b")
+    send(study, ("a",), ("b",))
+    site.ends = {} if accounting else None
+    claimed(begun, "7_1")
+    queue = Queue(roots, study)
+    assert (standing(waiting, queue).state, standing(waiting, queue).detail) == ("failed", "cancelled")
+    assert (standing(begun, queue).state, standing(begun, queue).detail) == ("lost", "task 7_1 is gone")
+
+
+def test_what_ended_for_good_is_written_down_once_and_a_retry_is_not_undone(roots, study, site):
+    folder = run(roots, "a")
+    send(study, ("a",))
+    site.ends = {"7": "CANCELLED"}
+    claimed(folder, "7")
+    settle(Queue(roots, study))
+    assert folder.read_failure()["message"] == "SLURM: task 7 CANCELLED"
+    assert not claims.is_held(folder, Queue(roots, study).alive)
+    folder.failure.rename(folder.path / "failure.0.json")
+    settle(queue := Queue(roots, study))
+    assert not folder.failure.exists()
+    assert standing(folder, queue).state == "planned"
+
+
+def test_a_run_that_somebody_runs_is_not_given_a_failure(roots, study, site):
+    folder = run(roots, "a")
+    send(study, ("a",))
+    site.ends = {"7": "CANCELLED"}
+    assert claims.take(folder) is not None
+    settle(Queue(roots, study))
+    assert not folder.failure.exists()
+
+
+def test_a_task_that_cannot_be_known_from_the_answer_is_asked_for_once(roots, study, site):
+    run(roots, "a")
+    send(study, ("a",))
+    site.tasks = {"7": PENDING}
+    queue = Queue(roots, study)
+    foreign = {"host": "n", "slurm": "99_1", "restart": 0, "cluster": "lab"}
+    assert not queue.alive(foreign), "asked after the claim was read, and not there"
+    assert site.asked == 2
+    assert queue.alive({**foreign, "slurm": "98_1"})
+    assert site.asked == 2
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_requeued_task_follows_its_earlier_life_and_nobody_else(roots, monkeypatch):
+    spec = build(ask(["train=quick"], multirun=False).cells[0].tree, RunSpec)
+    mine, other, same_life, judged = folders = [create(roots, replace(spec, seed=seed)) for seed in range(4)]
+    for name, value in (("JOB_ID", "8"), ("ARRAY_JOB_ID", "7"), ("ARRAY_TASK_ID", "3"), ("RESTART_COUNT", "1")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "lab")
+    claimed(judged, "5_0")
+    sent = {folder.id: claims.latest(folder) for folder in folders}
+    claimed(mine, "7_3", restart=0)
+    claimed(other, "7_4", restart=0)
+    claimed(same_life, "7_3", restart=1)
+    job = Job(tuple((folder.id,) for folder in folders), roots, "p", TrackerConfig("off"))
+    work_in_task(job, sent, 1)
+    assert [folder.result.exists() for folder in folders] == [True, False, False, True]
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize(("number", "steps", "code"), [(SIGUSR2, 5, 75), (SIGUSR2, 0, None), (SIGTERM, 5, None)])
+def test_a_warned_task_asks_to_be_requeued_unless_it_got_nowhere(roots, monkeypatch, number, steps, code):
+    spec = build(ask(["train=quick"], multirun=False).cells[0].tree, RunSpec)
+    folder = create(roots, spec)
+
+    def stopped(*_):
+        lines.append(folder.metrics, [{"kind": "train", "step": steps}] if steps else [])
+        raise Stopped(number)
+
+    monkeypatch.setattr("ablora.dispatch.job.execute", stopped)
+    job = Job(((folder.id,),), roots, "p", TrackerConfig("off"))
+    if code is None:
+        work_in_task(job, {folder.id: -1}, 1)
+        return
+    with pytest.raises(SystemExit) as leaving:
+        work_in_task(job, {folder.id: -1}, 1)
+    assert leaving.value.code == code
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_signal_between_runs_ends_the_task_at_once(roots, monkeypatch):
+    spec = build(ask(["train=quick"], multirun=False).cells[0].tree, RunSpec)
+    first, second = (create(roots, replace(spec, seed=seed)) for seed in range(2))
+    real = fake_execute.execute
+
+    def then_told(*arguments):
+        real(*arguments)
+        os.kill(os.getpid(), SIGUSR2)
+
+    monkeypatch.setattr("ablora.dispatch.job.execute", then_told)
+    job = Job(((first.id,), (second.id,)), roots, "p", TrackerConfig("off"))
+    with pytest.raises(SystemExit):
+        work_in_task(job, job.claims(), 1)
+    assert first.result.exists()
+    assert not (second.path / "executed.txt").exists()

@@ -43,7 +43,7 @@ def test_three_adamw_steps_are_those_of_whole_weights(m, n):
     for step in range(3):
         out, _ = structure.apply(own, frozen, x, y, context)
         wanted = plain(x, W, router, bias)
-        torch.testing.assert_close(out, wanted, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(out, wanted, rtol=1e-8, atol=1e-8)  # Adam enlarges rounding where a gradient is ~0
         if step == 0:
             torch.testing.assert_close(out, y, rtol=1e-12, atol=1e-12)
         for loss, optimizer in ((F.mse_loss(out, target), mine), (F.mse_loss(wanted, target), theirs)):

@@ -111,14 +111,15 @@ def test_ctrl_c_ends_the_watching_and_nothing_else(lab: Lab):
 
 
 def test_two_controllers_at_once_send_each_run_once(lab: Lab):
-    both = [lab.start("seed=0,1,2") for _ in range(2)]
+    both = [lab.start("seed=0,1") for _ in range(2)]
     for controller in both:
         _, heard = controller.communicate(timeout=120)
         assert controller.returncode == 0, heard
-    assert [lab.starts(seed) for seed in (0, 1, 2)] == [1, 1, 1]
+    assert [lab.starts(seed) for seed in (0, 1)] == [1, 1]
     assert len(submissions.read(lab.study)) == 1
 
 
+@pytest.mark.slow
 def test_a_requeued_task_goes_on_where_it_was(lab: Lab):
     assert lab.run(f"seed={UNTIL}", "cluster.wait=false") == 0
     until(lambda: lab.trains(UNTIL))

@@ -124,6 +124,17 @@ def replace_restart(task: Task, restart: int) -> Task:
     return task._replace(restart=restart)
 
 
+def test_a_task_that_was_requeued_and_runs_again_is_not_its_earlier_life(roots, study, site):
+    folder = run(roots, "a")
+    send(study, ("a",))
+    site.tasks = {"7": replace_restart(RUNNING, 1)}
+    claimed(folder, "7", restart=0)
+    queue = Queue(roots, study)
+    assert standing(folder, queue).state == "queued", "its new life has not begun with the run"
+    claimed(folder, "7", restart=1)
+    assert standing(folder, queue).state == "running"
+
+
 def test_a_submission_that_is_younger_than_the_answer_is_not_judged(roots, study, site):
     run(roots, "a"), run(roots, "b")
     send(study, ("a",))

@@ -175,9 +175,12 @@ def test_a_changed_dataset_makes_the_result_stale(base, roots, monkeypatch):
     assert folder.is_stale()
 
 
-def test_stop_handlers_are_given_back():
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_stop_handlers_are_given_back_and_the_first_word_counts(number):
+    before = signal.getsignal(number)
     with stop_flag() as flag:
-        signal.raise_signal(signal.SIGTERM)
-        assert flag.reason == signal.SIGTERM
-    assert signal.getsignal(signal.SIGTERM) is before
+        signal.raise_signal(number)
+        assert flag.reason == number
+        signal.raise_signal(signal.SIGTERM)  # SLURM's own, after SIGUSR2
+        assert flag.reason == number
+    assert signal.getsignal(number) is before

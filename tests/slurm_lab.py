@@ -17,6 +17,7 @@ from ablora.study.manifest import existing_study
 from ablora.study.status import Standing, study_standings
 
 TESTS = Path(__file__).parent
+KILL_WAIT_S = 5
 CLUSTER = ["cluster=slurm", "cluster.poll_s=1", "cluster.gpus=0", "cluster.cpus=1", "cluster.memory=900M"]
 STUDY = ["train=quick", "tracker=off", "study=s", *CLUSTER]
 CONTROLLER = (
@@ -90,6 +91,8 @@ class Lab:
         (self.roots.runs / "go").touch()
 
     def start_now(self, task: str) -> None:
-        """SLURM keeps a requeued task for two minutes before it starts it again."""
+        """Shorten the two minutes for which SLURM keeps a requeued task; not to nothing: its node goes on killing what
+        has the task's number until KillWait (5 s here) is over, and one that was started within it was seen to die."""
         until(lambda: self.queued().get(task, Task("", "", 0, "")).state == "PENDING")
+        time.sleep(KILL_WAIT_S + 2)
         until(lambda: subprocess.run(["scontrol", "update", f"JobId={task}", "StartTime=now"]).returncode == 0)

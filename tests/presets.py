@@ -5,6 +5,7 @@ from typing import Any
 
 from ablora.config.compose import Composer, resolve
 from ablora.config.loader import conf_dir, open_loader
+from ablora.method.full_moe import FullMoE
 from ablora.method.lowrank import LowRank
 from ablora.tree import build
 
@@ -21,7 +22,7 @@ def _is_axis(override: str) -> bool:
     return override.partition("=")[0] in ("init", "scaling", "structure", "update")
 
 
-def fitting(chosen: LowRank | None, least: int = 8) -> int:
+def fitting(chosen: LowRank | FullMoE | None, least: int = 8) -> int:
     """The smallest rank of at least `least` that the method's experts divide."""
     experts = 1 if chosen is None else chosen.structure.experts
     return -(-least // experts) * experts
@@ -35,6 +36,11 @@ def every() -> list[str]:
 def names() -> list[str]:
     """The low-rank ones, of four choices."""
     return [name for name in every() if isinstance(method(name), LowRank)]
+
+
+def packed() -> list[str]:
+    """Those whose runs share a base's forward pass: the low-rank ones, and others that the same layers serve."""
+    return [name for name in every() if method(name).packs]
 
 
 def others() -> list[str]:

@@ -8,6 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Co
 
 from ablora.data.encode import Encoded
 from ablora.method.attach import Adapted, Member, attach
+from ablora.method.full_moe import FullMoE
 from ablora.method.init._base import DataDriven
 from ablora.method.lowrank import LowRank
 from ablora.method.targets import find_targets
@@ -79,17 +80,17 @@ def made_up(seed: int, count: int = 24) -> tuple[Encoded, ...]:
 
 
 def calibrated(
-    model: PreTrainedModel, method: LowRank | None, adapter: AdapterSpec, items: Sequence[Encoded]
+    model: PreTrainedModel, method: LowRank | FullMoE | None, adapter: AdapterSpec, items: Sequence[Encoded]
 ) -> Collected | None:
     """What the method's start asks to know of some items; None: nothing."""
-    if method is None or not isinstance(method.init, DataDriven):
+    if not isinstance(method, LowRank) or not isinstance(method.init, DataDriven):
         return None
     chosen = choose(items, method.init.calibration)
     return collect(model, find_targets(model, adapter.targets), method.init.statistic(), chosen)
 
 
 def adapt(
-    model: PreTrainedModel, *methods: LowRank, rank: int | None = None, seed: int = 0, **adapter: object
+    model: PreTrainedModel, *methods: LowRank | FullMoE, rank: int | None = None, seed: int = 0, **adapter: object
 ) -> Adapted:
     """Of rank 8 by default, or the next that the experts divide."""
     spec = AdapterSpec(**adapter)  # type: ignore[arg-type]

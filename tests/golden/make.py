@@ -15,7 +15,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "train")]
 from packs import pack, spec  # noqa: E402
 
 from ablora.spec import canonical  # noqa: E402
-from presets import method, names  # noqa: E402
+from presets import method, packed  # noqa: E402
 
 FILE = HERE / "five_steps.json"
 
@@ -30,7 +30,7 @@ def golden() -> dict[str, Any]:
     """By preset: revisions, and the losses of five steps (nats)."""
     return {
         name: {"revisions": revisions(name), "losses_nats": pack(spec(name, dropout=0.1, seed=3)).steps(5)[0]}
-        for name in names()
+        for name in packed()
     }
 
 

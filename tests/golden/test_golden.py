@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from presets import names
+from presets import packed
 
 sys.path.insert(0, str(Path(__file__).parent))
 import make
@@ -19,7 +19,7 @@ def found():
     return make.golden()
 
 
-@pytest.mark.parametrize("preset", names())
+@pytest.mark.parametrize("preset", packed())
 def test_five_steps(preset, found):
     assert preset in KNOWN, "a new preset: run `make golden`"
     known, now = KNOWN[preset], found[preset]

@@ -12,10 +12,10 @@ from ablora.method.structure._base import Unmergeable
 from ablora.models.segments import packed_logits
 from ablora.spec import BadInput
 from ablora.store.atomic import Corrupted
-from presets import axis_values, method, names
+from presets import axis_values, method, packed
 from tiny import adapt, disturb, ids, llama, logits, qwen
 
-PRESETS = names()
+PRESETS = packed()
 PLAIN = ("zero_b", "alpha_over_r", "pair")
 COMPOSITIONS = [
     c for c in product(axis_values("init"), axis_values("scaling"), axis_values("structure"))
@@ -214,7 +214,7 @@ def test_a_damaged_adapter_is_named(tmp_path):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_parameter_is_in_one_optimizer_group(preset):
     adapted = adapt(llama(), method(preset))
-    groups = method(preset).update.groups(adapted.roles(0), 1e-3)
+    groups = method(preset).groups(adapted.roles(0), 1e-3)
     grouped = [id(p) for group in groups for p in group["params"]]
     assert len(grouped) == len(set(grouped)) == len(adapted.parameters(0))
 

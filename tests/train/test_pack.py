@@ -5,9 +5,9 @@ import torch
 from packs import Pack, made_up, pack, spec
 
 from ablora.data.encode import Encoded
-from presets import method, names
+from presets import method, packed
 
-PRESETS = names()
+PRESETS = packed()
 SUMMED_OVER_TOKENS = {
     "Dora": "the gradient of a length is a sum of products over a row's tokens, whose order goes with the padded length"
 }

@@ -1,0 +1,268 @@
+"""A small sweep end to end: eight LoRA-family runs by PEFT and transformers' Trainer, and by ablora as a pack.
+
+    python benchmarks/sweep.py [--steps 100] [--batch 16] [--data FOLDER|arithmetic] [--rounds 1] [--quick] [--no-parts]
+
+The same grid on the embedded base: four methods at two rates and seeds, equal starts, equal batches in equal order, equal
+recipe; the losses are compared step by step. Wall time is a process's whole life, imports included. PEFT has its tokens
+ready in a file; ours reads and encodes the data set itself, and writes records, checkpoint, adapter and result as in use.
+
+    trainer, 2 processes    one process per run, two at a time with one thread each, as users do
+    trainer, 2 threads      one process per run, one after another
+    trainer, one process    all runs one after another in one process of two threads
+    pack, 2 threads         ours, one pack of eight
+    pack, 2 processes       ours, two packs of four, one thread each
+    parts (one thread, two of the runs): Trainer, plain loop, + logits at labels only, + no padding, ours alone, ours packed
+
+The last line is one JSON object: `wall_ratio_vs_processes` (the faster of PEFT's ways with a process per run, over our
+faster way), `step_ratio` (the same of the time between first and last step, summed over runs), `wall_ratio_1000_steps` (from
+start-up as measured and 1000 times the step as measured), `loss_max_rel_diff`.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from methods import folder_for, machine
+
+GRID = [
+    (method, lr, seed) for method in ("lora", "rslora", "lora_plus", "pissa") for lr, seed in ((5e-4, 0), (2e-3, 1))
+]
+RANK, WARMUP = 8, 10
+SHARED = Path(os.environ.get("ABLORA_SHARED") or Path(__file__).parents[2] / "shared")
+
+
+class Job(NamedTuple):
+    """A process: which runs it trains, and with how many threads."""
+
+    runs: tuple[int, ...]
+    threads: int
+
+
+class Way(NamedTuple):
+    """A way through the whole grid: waves of processes that run at once."""
+
+    arm: str
+    waves: list[list[Job]]
+
+
+class Done(NamedTuple):
+    """What a way took."""
+
+    wall_s: float
+    step_s: float
+    """Time of one step of all runs: between first and last step of each process, summed over waves."""
+    losses: dict[int, list[float]]
+
+
+def data_override(given: str | None) -> list[str]:
+    """GSM8K where its files are, else the embedded arithmetic."""
+    folder = SHARED / "data" / "math" if given is None else Path(given)
+    if given != "arithmetic" and (folder / "gsm8k_train.jsonl").exists():
+        return ["dataset=gsm8k", f"dataset.path={folder}"]
+    return ["dataset=arithmetic"]
+
+
+def specifications(asked: Sequence[str], steps: int, batch: int) -> list[Any]:
+    """The grid as the command line composes it, without evaluations."""
+    from ablora.config.compose import SPEC_KEYS, Composer, resolve
+    from ablora.config.loader import open_loader
+    from ablora.spec import EvalSpec, RunSpec
+    from ablora.tree import build
+
+    common = [*asked, f"train.max_steps={steps}", f"train.batch_size={batch}", f"rank={RANK}",
+              f"train.warmup_steps={min(WARMUP, steps)}", f"train.checkpoint_every={steps}"]  # fmt: skip
+    out = []
+    with open_loader() as loader:
+        composer = Composer(loader)
+        for method, lr, seed in GRID:
+            tree = resolve(composer.base([f"method={method}", f"train.lr={lr}", f"seed={seed}", *common]))
+            spec = build({key: tree[key] for key in SPEC_KEYS}, RunSpec)
+            out.append(replace(spec, eval=EvalSpec(tasks={}, at_start=False)))
+    return out
+
+
+def lay_down(folder: Path, specs: Sequence[Any]) -> dict[str, Any]:
+    """What PEFT's side needs: tokens, orders, and the starting A of every run whose start is drawn."""
+    import torch
+    from safetensors.torch import save_file
+
+    from ablora.method.adapt import adapt
+    from ablora.models.base import load
+    from ablora.train.data import train_data
+
+    base = load(specs[0].model)
+    data = [train_data(spec, base)[0] for spec in specs]
+    steps, batch = specs[0].train.max_steps, specs[0].train.batch_size
+    items = data[0].items
+    orders = [[own._index(position) for position in range(steps * batch)] for own in data]
+    lengths = torch.tensor([len(item.input_ids) for item in items])
+    tokens = {"ids": torch.tensor([t for item in items for t in item.input_ids]), "lengths": lengths,
+              "starts": torch.tensor([item.answer_start for item in items]), "orders": torch.tensor(orders)}  # fmt: skip
+    save_file(tokens, folder / "tokens.safetensors")
+    adapted = adapt(base.model, specs, [None] * len(specs), folder / "cache")
+    runs = []
+    for i, (spec, (method, lr, seed)) in enumerate(zip(specs, GRID)):
+        start = {name[:-2]: p.detach() for name, p in adapted.parameters(i).items() if name.endswith(".A")}
+        file = folder / f"start_{i}.safetensors"
+        save_file(start, file)
+        runs.append({"method": method, "lr": lr, "seed": seed, "start": None if method == "pissa" else str(file)})
+    adapted.detach()
+    shares = _padding(lengths, torch.tensor(orders), batch)
+    return {"base": str(specs[0].model.folder), "tokens": str(folder / "tokens.safetensors"), "steps": steps,
+            "batch": batch, "warmup": specs[0].train.warmup_steps, "rank": RANK, "runs": runs, **shares}  # fmt: skip
+
+
+def _padding(lengths: Any, orders: Any, batch: int) -> dict[str, float]:
+    """Real tokens of a step, and how many a batch padded to its longest has."""
+    own = lengths[orders].unflatten(1, (-1, batch)).double()
+    return {"tokens_per_step": own.sum(-1).mean().item(),
+            "padded_tokens_per_step": (batch * own.amax(-1)).mean().item()}  # fmt: skip
+
+
+def measure(folder: Path, plan: Mapping[str, Any], specs: Sequence[Any], way: Way) -> Done:
+    """Run one way in a folder of its own, with caches of its own (ours decomposes again)."""
+    from ablora.store.roots import Roots
+    from ablora.store.run_folder import create
+
+    scratch = folder / f"scratch_{time.monotonic_ns()}"
+    roots = Roots(scratch / "runs", scratch / "studies", scratch / "cache")
+    runs = [{**run, "id": create(roots, spec).id} for run, spec in zip(plan["runs"], specs)]
+    file = scratch / "plan.json"
+    file.write_text(json.dumps({**plan, "scratch": str(scratch), "runs": runs}))
+    wall_s = step_s = 0.0
+    losses: dict[int, list[float]] = {}
+    queue = [list(wave) for wave in way.waves]
+    for number, wave in enumerate(queue):
+        outs = [scratch / f"out_{number}_{i}.json" for i in range(len(wave))]
+        began = time.monotonic()
+        processes = [_start(way.arm, file, out, job) for out, job in zip(outs, wave)]
+        for process in processes:
+            if process.wait() != 0:
+                raise SystemExit(f"{way.arm} failed: {process.args}")
+        wall_s += time.monotonic() - began
+        found = [json.loads(out.read_text()) for out in outs]
+        step_s += max(_step_s(record, packed=way.arm == "pack") for record in found)
+        for record in found:
+            losses |= {int(run): own["losses"] for run, own in record["runs"].items()}
+    return Done(wall_s, step_s, losses)
+
+
+def _start(arm: str, plan: Path, out: Path, job: Job) -> subprocess.Popen:
+    program = Path(__file__).with_name("sweep_arms.py")
+    runs = ",".join(map(str, job.runs))
+    command = [sys.executable, str(program), arm, str(plan), str(out), "--runs", runs, "--threads", str(job.threads)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads), "TOKENIZERS_PARALLELISM": "false"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+
+
+def _step_s(record: Mapping[str, Any], packed: bool) -> float:
+    """One step of all runs of a process, from the times between its first step and its last."""
+    own = [(run["steps"][-1] - run["steps"][0]) / (len(run["steps"]) - 1) for run in record["runs"].values()]
+    return max(own) if packed else sum(own)
+
+
+def worst(a: Mapping[int, Sequence[float]], b: Mapping[int, Sequence[float]]) -> dict[int, float]:
+    """By run, the largest relative difference of two ways' losses over the steps."""
+    return {run: max(abs(x - y) / abs(y) for x, y in zip(a[run], b[run], strict=True)) for run in a}
+
+
+def ways(runs: int) -> dict[str, Way]:
+    """The whole grid, by name."""
+    every, half = tuple(range(runs)), runs // 2
+    pairs = [[Job((run,), 1) for run in every[i : i + 2]] for i in range(0, runs, 2)]
+    return {
+        "trainer, 2 processes": Way("trainer", pairs),
+        "trainer, 2 threads": Way("trainer", [[Job((run,), 2)] for run in every]),
+        "trainer, one process": Way("trainer", [[Job(every, 2)]]),
+        "pack, 2 threads": Way("pack", [[Job(every, 2)]]),
+        "pack, 2 processes": Way("pack", [[Job(every[:half], 1), Job(every[half:], 1)]]),
+    }
+
+
+PARTS = {"Trainer": "trainer", "plain loop": "loop", "+ logits at labels only": "labels", "+ no padding": "rows"}
+
+
+def parts(runs: int) -> dict[str, Way]:
+    """Where the step's gain comes from: one process of one thread, over one LoRA and one PiSSA run."""
+    two = (0, runs - 1)
+    out = {name: Way(arm, [[Job(two, 1)]]) for name, arm in PARTS.items()}
+    out["ours, one run at a time"] = Way("pack", [[Job((run,), 1)] for run in two])
+    return out | {"ours, packed (all runs)": Way("pack", [[Job(tuple(range(runs)), 1)]])}
+
+
+def report(found: Mapping[str, list[Done]], steps: int, names: Mapping[str, Way]) -> dict[str, dict[str, float]]:
+    """Medians over rounds, printed as they stand."""
+    rows = {}
+    for name, done in found.items():
+        count = len({run for wave in names[name].waves for job in wave for run in job.runs})
+        wall, step = (statistics.median(values) for values in zip(*((d.wall_s, d.step_s) for d in done)))
+        rows[name] = {"wall_s": wall, "step_ms_per_run": 1e3 * step / count, "start_s": wall - step * steps}
+        print(f"{name:<28}{wall:>9.1f}{wall - step * steps:>14.1f}{1e3 * step / count:>16.1f}", flush=True)
+    return rows
+
+
+def ratios(rows: Mapping[str, Mapping[str, float]], steps: int) -> dict[str, Any]:
+    """The figures of the last line."""
+    theirs = min((rows["trainer, 2 processes"], rows["trainer, 2 threads"]), key=lambda row: row["wall_s"])
+    ours = min((rows["pack, 2 threads"], rows["pack, 2 processes"]), key=lambda row: row["wall_s"])
+
+    def at(row: Mapping[str, float], count: int) -> float:
+        return row["start_s"] + count * row["step_ms_per_run"] * len(GRID) / 1e3
+
+    theirs_long = min(at(rows[name], 1000) for name in ("trainer, 2 processes", "trainer, 2 threads"))
+    ours_long = min(at(rows[name], 1000) for name in ("pack, 2 threads", "pack, 2 processes"))
+    return {
+        "steps": steps,
+        "wall_ratio_vs_processes": theirs["wall_s"] / ours["wall_s"],
+        "wall_ratio_vs_one_process": rows["trainer, one process"]["wall_s"] / ours["wall_s"],
+        "step_ratio": theirs["step_ms_per_run"] / ours["step_ms_per_run"],
+        "wall_ratio_1000_steps": theirs_long / ours_long,
+        "wall_ratio_1000_steps_is": "start-up and step as measured, extrapolated",
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument(
+        "--data", help="a folder with GSM8K's files, or `arithmetic`; else ../shared/data/math, if it is there"
+    )
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="three steps of two examples: does it run at all?")
+    parser.add_argument("--no-parts", action="store_true")
+    given = parser.parse_args()
+    steps, batch = (3, 2) if given.quick else (given.steps, given.batch)
+    with folder_for(None) as folder:
+        asked = data_override(given.data)
+        specs = specifications(asked, steps, batch)
+        plan = lay_down(folder, specs)
+        grid, split = ways(len(GRID)), {} if given.no_parts else parts(len(GRID))
+        names = grid | split
+        found: dict[str, list[Done]] = {name: [] for name in names}
+        for turn in range(given.rounds):
+            for name in list(names)[:: -1 if turn % 2 else 1]:
+                found[name].append(measure(folder, plan, specs, names[name]))
+                print(f"# {name}: {found[name][-1].wall_s:.1f} s", file=sys.stderr, flush=True)
+    print(f"{'way':<28}{'wall s':>9}{'without steps':>14}{'ms/step and run':>16}")
+    rows = report(found, steps, names)
+    differences = worst(found["pack, 2 threads"][0].losses, found["trainer, one process"][0].losses)
+    figures = ratios({name: rows[name] for name in grid}, steps)
+    figures["loss_max_rel_diff"] = max(differences.values())
+    figures["loss_max_rel_diff_by_run"] = {f"{m} lr={lr} seed={s}": differences[i] for i, (m, lr, s) in enumerate(GRID)}
+    setting = {"data": asked, "batch": batch, "rank": RANK, "rounds": given.rounds}
+    setting |= {key: plan[key] for key in ("tokens_per_step", "padded_tokens_per_step")}
+    print(json.dumps({"machine": machine(2), "setting": setting, "rows": rows, **figures}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,7 +5,7 @@ import math
 import os
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, Union, cast, get_args, get_origin
 
@@ -45,13 +45,17 @@ def locate(target: str) -> type:
     return cast(type, found)
 
 
-def build(tree: Any, hint: Any = Any) -> Any:
-    """A typed value from a plain tree; unknown, missing and mistyped fields are refused by name."""
+def build(tree: Any, hint: Any = Any, part: Callable[[Any, Any], Any] | None = None) -> Any:
+    """A typed value from a plain tree; unknown, missing and mistyped fields are refused by name.
+
+    `part` builds the fields of the outermost dataclass in place of `build`: one that remembers shares them.
+    """
     if isinstance(tree, Mapping) and "_target_" in tree:
-        return _construct(locate(tree["_target_"]), {k: v for k, v in tree.items() if k != "_target_"})
+        own = {key: value for key, value in tree.items() if key != "_target_"}
+        return _construct(locate(tree["_target_"]), own, part or build)
     if is_dataclass(hint) and isinstance(hint, type):
         check(isinstance(tree, Mapping), "", tree, f"a mapping with the fields {', '.join(_names(hint))}")
-        return _construct(hint, tree)
+        return _construct(hint, tree, part or build)
     return _cast(tree, hint)
 
 
@@ -59,7 +63,7 @@ def _names(cls: type) -> list[str]:
     return [f.name for f in fields(cls)]
 
 
-def _construct(cls: type, tree: Mapping[str, Any]) -> Any:
+def _construct(cls: type, tree: Mapping[str, Any], part: Callable[[Any, Any], Any]) -> Any:
     hints, legal = _hints(cls), _names(cls)
     for key in tree:
         check(key in legal, str(key), tree[key], f"an unknown field; {cls.__name__} has {', '.join(legal)}")
@@ -70,7 +74,7 @@ def _construct(cls: type, tree: Mapping[str, Any]) -> Any:
                 raise BadInput(f.name, None, f"{cls.__name__} needs a value for this field")
             continue
         try:
-            arguments[f.name] = build(tree[f.name], hints[f.name])
+            arguments[f.name] = part(tree[f.name], hints[f.name])
         except BadInput as error:
             raise error.under(f.name) if error.field_name else BadInput(f.name, error.value, error.legal) from None
     return cls(**arguments)

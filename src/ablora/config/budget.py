@@ -73,15 +73,20 @@ Tree = dict[str, Any]
 def solved(composer: Composer, tree: Tree, overrides: Sequence[str] = ()) -> tuple[Tree, int | None]:
     """A cell's unresolved tree as a resolved one without `budget`, and the parameters it was to have; None where no
     budget is given, and the rank is what it was. `overrides` are those that made the tree: none may set the rank."""
-    budget = _budget(resolve(tree)["budget"])
+    budget = _budget(composer.part(tree, "budget"))
     tree = {key: value for key, value in tree.items() if key != "budget"}
     if budget.given is None:
-        return resolve(tree), None
+        return composer.resolve(tree), None
     own = any(override.lstrip("+~").partition("=")[0] == "rank" for override in overrides)
     legal = f"left out where {budget.given[0]} is given, which solves the rank"
     check(not own and tree["rank"] == composer.base([])["rank"], "rank", tree["rank"], legal)
-    target = _target(composer, tree, budget)
-    return resolve({**tree, "rank": _nearest(composer, tree, budget, target)}), target
+    # The method as it is written (its fields may be ${rank}) and what all three resolve to, by identity.
+    name = (budget, id(tree["method"]), *(id(composer.part(tree, key)) for key in ("method", "model", "adapter")))
+    if name not in composer.ranks:
+        target = _target(composer, tree, budget)
+        composer.ranks[name] = _nearest(composer, tree, budget, target), target
+    rank, target = composer.ranks[name]
+    return composer.resolve({**tree, "rank": rank}), target
 
 
 def _budget(tree: Any) -> Budget:

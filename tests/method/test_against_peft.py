@@ -2,14 +2,14 @@
 PEFT gets the start from here, its base W0 - s B0 A0, and its own optimizer. WHERE has the evidence of the rest."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import peft
 import pytest
 import torch
-import torch.nn.functional as F
+from beside_peft import LR, RANK, Optimizer, Ours, Theirs, conv1d, train_both, tuned
 from peft.optimizers import create_lorafa_optimizer, create_loraplus_optimizer, create_riemannian_optimizer
 from peft.tuners.lora import eva
 from peft.tuners.lora.config import CordaConfig, LoraGAConfig
@@ -17,24 +17,16 @@ from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.loraga import preprocess_loraga
 from peft.utils.incremental_pca import IncrementalPCA
 from test_targets import gpt2
-from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from ablora.method.attach import Adapted
 from ablora.method.factors import expert_products, residual_weight
-from ablora.method.layer import turned
 from ablora.models.rows import label_losses, lay_out
-from ablora.models.segments import packed_logits
-from ablora.spec import AdapterSpec, EvalSpec, RunSpec, TrainSpec
 from ablora.train.calibration import choose
-from ablora.train.member import RunState
 from presets import method, names
-from tiny import adapt, ids, llama, made_up
+from tiny import adapt, llama, made_up
 
-ROOT, RANK, LR = Path(__file__).parents[1], 8, 1e-2
+ROOT = Path(__file__).parents[1]
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-Optimizer = torch.optim.Optimizer
 
 
 class Case(NamedTuple):
@@ -126,132 +118,6 @@ def test_every_preset_has_its_evidence():
         assert (ROOT / folder / place).with_suffix(".py" if folder == "method" else ".safetensors").is_file(), place
 
 
-def in_float64(model: PreTrainedModel) -> PreTrainedModel:
-    """transformers' norm rounds to float32 on its way; torch's does not."""
-    for name, module in list(model.named_modules()):
-        if isinstance(module, LlamaRMSNorm):
-            norm = nn.RMSNorm(len(module.weight), eps=module.variance_epsilon, dtype=module.weight.dtype)
-            norm.weight.data.copy_(module.weight)
-            model.set_submodule(name, norm.requires_grad_(False))
-    return model
-
-
-def loss_of(logits: Tensor) -> Tensor:
-    """The next token's, in the logits' own dtype."""
-    return F.cross_entropy(logits[0, :-1], ids()[0, 1:])
-
-
-Base = Callable[[torch.dtype], PreTrainedModel]
-
-
-def conv1d(dtype: torch.dtype) -> PreTrainedModel:
-    """GPT-2, whose biases are drawn in float32 for any dtype."""
-    return gpt2().to(dtype)
-
-
-class Ours:
-    """One run by the trainer's own state: its optimizer, update and after-step."""
-
-    def __init__(self, preset: str, *overrides: str, steps: int, base: Base = llama, **train: Any):
-        chosen = method(preset, *overrides)
-        self.model = in_float64(base(torch.float64))
-        self.adapted: Adapted = adapt(self.model, chosen, rank=RANK, compute_dtype="float64")
-        recipe = {"lr": LR, "max_steps": steps, "batch_size": 1, "schedule": "constant", "clip_norm": None} | train
-        spec = RunSpec(method=chosen, model=None, dataset=None, train=TrainSpec(**recipe), eval=EvalSpec(tasks={}),
-                       adapter=AdapterSpec(compute_dtype="float64"), rank=RANK, seed=0)  # fmt: skip
-        nothing = cast(Any, None)
-        self.run = RunState(0, nothing, nothing, spec, nothing, self.adapted)
-
-    def backward(self) -> tuple[Tensor, Tensor]:
-        """(logits, loss), gradients handed out."""
-        self.adapted.clear_gradients()
-        logits = packed_logits(self.model, ids(), [[64]])
-        loss = loss_of(logits) + (self.adapted.penalty(0) or 0)
-        loss.backward()
-        self.adapted.hand_out_gradients()
-        return logits.detach(), loss.detach()
-
-    def factors(self) -> Iterator[tuple[str, str, Tensor]]:
-        """(module, role, the tensor as it is stored: rank first), held ones too."""
-        for name, (params, _) in self.adapted.factors(0).items():
-            for role, tensor in params.items():
-                yield name, role, tensor
-
-
-class Theirs:
-    """A model of PEFT, whose tensors go by the names of ours."""
-
-    def __init__(self, config: Any, optimizer: Callable[[Any], Optimizer] | None, base: PreTrainedModel | None = None):
-        self.model: Any = peft.get_peft_model(base or llama(), config).double()
-        in_float64(self.model.get_base_model())
-        self.model.get_base_model().loss_function = lambda logits, *_, **__: loss_of(logits)
-        if optimizer is None:
-            trainable = [p for p in self.model.parameters() if p.requires_grad]
-            self.optimizer: Optimizer = torch.optim.AdamW(trainable, lr=LR, weight_decay=0.0)
-        else:
-            self.optimizer = optimizer(self.model)
-
-    def layer(self, name: str) -> Any:
-        return self.model.get_base_model().get_submodule(name)
-
-    def tensor(self, name: str, role: str) -> nn.Parameter:
-        layer = self.layer(name)
-        own = layer.lora_magnitude_vector if role == "magnitude" else getattr(layer, f"lora_{role}")
-        held = own["default"]
-        return held if isinstance(held, nn.Parameter) else held.weight
-
-    def start(self, ours: Ours) -> None:
-        """Take over the other's factors, and the residual weight where its start is not zero."""
-        with torch.no_grad():
-            for name, role, tensor in ours.factors():
-                self.tensor(name, role).copy_(as_theirs(role, tensor))
-            for name in ours.adapted.modules:
-                if "E" not in ours.adapted.factors(0)[name].params:  # AdaLoRA's start is zero by E
-                    base = self.layer(name).base_layer
-                    base.weight.copy_(turned(base, residual_weight(ours.adapted, 0, name)))
-
-    def backward(self) -> tuple[Tensor, Tensor]:
-        self.optimizer.zero_grad()
-        out = self.model(input_ids=ids(), labels=ids())
-        out.loss.backward()
-        return out.logits.detach(), out.loss.detach()
-
-
-def as_theirs(role: str, tensor: Tensor) -> Tensor:
-    return tensor.detach().mT if role == "B" else tensor.detach()
-
-
-def close(found: Tensor, expected: Tensor, what: str) -> None:
-    """To 1e-8 of the largest number."""
-    size = expected.abs().max().item()
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-8 * size + 1e-13, msg=lambda m: f"{what}: {m}")
-
-
-def train_both(ours: Ours, theirs: Theirs, steps: int, after: Callable[[int], None] | None = None) -> None:
-    """Compare before, in and after every step."""
-    for step in range(1, steps + 1):
-        for found, expected, what in zip(ours.backward(), theirs.backward(), ("logits", "loss")):
-            close(found, expected, f"{what} of step {step}")
-        trained = ours.adapted.roles(0)
-        for name, role, tensor in ours.factors():
-            expected = theirs.tensor(name, role).grad
-            if role in trained:
-                assert tensor.grad is not None
-                assert expected is not None
-                close(as_theirs(role, tensor.grad), expected, f"gradient of {name}.{role} in step {step}")
-            else:
-                assert expected is None, (name, role)
-        ours.run.update()
-        theirs.optimizer.step()
-        if after is not None:
-            after(step)
-        for name, role, tensor in ours.factors():
-            close(as_theirs(role, tensor), theirs.tensor(name, role).detach(), f"{name}.{role} after step {step}")
-    assert sum(p.numel() for p in theirs.model.parameters() if p.requires_grad) == sum(
-        r.parameters for r in ours.adapted.records[0].values()
-    )
-
-
 def lora_config(case: Case, **more: Any) -> Any:
     own = {"r": RANK, "lora_alpha": case.alpha, "target_modules": LINEAR, "task_type": "CAUSAL_LM"}
     return peft.LoraConfig(**{**own, **case.config, **more})
@@ -263,7 +129,7 @@ def lora_config(case: Case, **more: Any) -> Any:
 )
 def test_three_steps_are_pefts(preset, case):
     ours = Ours(preset, *case.overrides, steps=3, **case.train)
-    theirs = Theirs(lora_config(case), case.optimizer)
+    theirs = Theirs(tuned(lora_config(case)), case.optimizer)
     for name, record in ours.adapted.records[0].items():
         assert record.scaling == theirs.layer(name).scaling["default"]
     before = [tensor.detach().clone() for _, _, tensor in ours.factors()]
@@ -279,7 +145,7 @@ def test_three_steps_are_pefts_on_gpt2(preset):
     case = CASES[preset]
     ours = Ours(preset, *case.overrides, steps=3, base=conv1d, **case.train)
     config = lora_config(case, fan_in_fan_out=True, target_modules=["c_attn", "c_proj", "c_fc"])
-    theirs = Theirs(config, case.optimizer, gpt2())
+    theirs = Theirs(tuned(config, gpt2()), case.optimizer)
     theirs.start(ours)
     train_both(ours, theirs, 3)
 
@@ -296,7 +162,7 @@ def test_adalora_is_pefts_from_the_first_pruning_to_the_last_mask():
         "structure.orthogonality.coefficient=0.5", "structure.orthogonality.convention=norm_mean",
         *(f"structure.schedule.{key}={value}" for key, value in schedule.items()), steps=12,
     )  # fmt: skip
-    theirs = Theirs(config, None)
+    theirs = Theirs(tuned(config))
     theirs.start(ours)
     train_both(ours, theirs, 12, theirs.model.base_model.update_and_allocate)
     left = torch.cat([tensor.detach() != 0 for _, role, tensor in ours.factors() if role == "E"])
@@ -345,7 +211,7 @@ def test_starts_are_pefts(preset):
     base, config = llama(), lora_config(CASES[preset], init_lora_weights=init, **settings)
     if look is not None:
         look(base, config)
-    theirs = Theirs(config, None, base)
+    theirs = Theirs(tuned(config, base))
     ours = Ours(preset, *overrides, steps=1)
     for name in ours.adapted.modules:
         layer = theirs.layer(name)

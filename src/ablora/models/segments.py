@@ -33,12 +33,17 @@ def segmented_attention(
     """
     if segments is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    rows = []
-    for row, lengths in enumerate(segments):
-        parts = zip(*(t[row : row + 1].split(list(lengths), dim=2) for t in (query, key, value)))
-        outs = [sdpa_attention_forward(module, q, k, v, None, **kwargs)[0] for q, k, v in parts]
-        rows.append(torch.cat(outs, dim=1))
-    return torch.cat(rows), None
+    # All rows end to end: views, and one copy in backward. A slice per row fills a tensor of all rows each time.
+    count, heads, tokens, head = query.shape
+    lengths = [length for row in segments for length in row]
+    parts = zip(*(_end_to_end(t).split(lengths, dim=2) for t in (query, key, value)))
+    outs = [sdpa_attention_forward(module, q, k, v, None, **kwargs)[0] for q, k, v in parts]
+    return torch.cat(outs, dim=1).view(count, tokens, heads, head), None
+
+
+def _end_to_end(tensor: Tensor) -> Tensor:
+    """(rows, heads, tokens, head) as (1, heads, rows * tokens, head); a view, as projections lay them out."""
+    return tensor.transpose(1, 2).flatten(0, 1)[None].transpose(1, 2)
 
 
 def use_segments(model: PreTrainedModel) -> None:

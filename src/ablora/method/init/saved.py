@@ -35,7 +35,8 @@ class Saved:
         scales).
     Differs: the base weight stays as it is; from PEFT's own loading by the rounding of its residual weight. Optimizer
         states, dropout and AdaLoRA's sensitivities are no part of an adapter: the run's own begin anew. Of MiCA, which
-        holds B still in PEFT, both factors are trained here.
+        holds B still in PEFT, both factors are trained here. AdaLoRA's penalty is a mean over modules with directions;
+        PEFT's counts those that were pruned to none.
     """
 
     revision: ClassVar[int] = 1

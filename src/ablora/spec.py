@@ -14,7 +14,7 @@ A class attribute `revision: int` is raised when a value's numbers change; a met
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
@@ -140,40 +140,57 @@ class RunSpec:
         check(self.seed >= 0, "seed", self.seed, "an integer of at least 0")
 
 
-def canonical(value: Any) -> Any:
-    """JSON form of a specification: equal specifications, and only equal ones, give equal text."""
+def canonical(value: Any, part: Callable[[Any], Any] | None = None) -> Any:
+    """JSON form of a specification: equal specifications, and only equal ones, give equal text.
+
+    `part` gives the forms of the outermost dataclass' fields: one that remembers shares them.
+    """
     if is_dataclass(value) and not isinstance(value, type):
+        form = part or canonical
         out: dict[str, Any] = {"kind": type(value).__name__}
         if (revision := getattr(type(value), "revision", None)) is not None:
             out["revision"] = revision
         for f in fields(value):
-            part = getattr(value, f.name)
-            if not f.metadata.get("identity", True) or (f.metadata.get("added") and part == f.default):
+            own = getattr(value, f.name)
+            if not f.metadata.get("identity", True) or (f.metadata.get("added") and own == f.default):
                 continue
-            out[f.name] = canonical(part)
+            out[f.name] = form(own)
         if (fingerprint := getattr(value, "fingerprint", None)) is not None:
             out["content"] = fingerprint()
         return out
     if isinstance(value, Mapping):
-        return {key: canonical(part) for key, part in value.items()}
+        return {key: canonical(own) for key, own in value.items()}
     if isinstance(value, (tuple, list)):
-        return [canonical(part) for part in value]
+        return [canonical(own) for own in value]
     return value
 
 
-def identity(spec: RunSpec) -> dict[str, Any]:
+def identity(spec: RunSpec, part: Callable[[Any], Any] | None = None) -> dict[str, Any]:
     """The canonical form that is hashed: `canonical`, without a micro-batch that cannot change a number.
 
     The split into micro-batches changes what a run learns only with dropout (masks are drawn per micro-step) or with
     a method whose penalty is not a sum over tokens (a mixture's balance loss): there it stays in.
     """
-    out = canonical(spec)
-    if spec.adapter.dropout == 0 and not getattr(spec.method, "split_matters", False):
-        del out["train"]["micro_batch"]
+    out = canonical(spec, part)
+    if not micro_batch_matters(spec):
+        out["train"] = {key: value for key, value in out["train"].items() if key != "micro_batch"}
     return out
+
+
+def micro_batch_matters(spec: RunSpec) -> bool:
+    """Whether the cut into micro-batches changes what is learnt."""
+    return spec.adapter.dropout != 0 or getattr(spec.method, "split_matters", False)
 
 
 def run_id(spec: RunSpec) -> str:
     """12 hexadecimal digits (48 bits): among 10^5 runs two meet by chance with probability 2e-5."""
-    text = json.dumps(identity(spec), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return digest(text_of(identity(spec)))
+
+
+def text_of(form: Any) -> str:
+    """The text that is hashed."""
+    return json.dumps(form, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -4,13 +4,14 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ablora.data._base import DataError
-from ablora.spec import BadInput, RunSpec, run_id
+from ablora.spec import BadInput, RunSpec
 from ablora.study.cell import Cell
 from ablora.study.manifest import Row
-from ablora.tree import build
+from ablora.study.parts import Parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +44,15 @@ def make(cells: Sequence[Cell], check: Callable[[RunSpec], int] | None = None) -
     budgets: dict[str, int] = {}
     packs: dict[str, int] = {}
     mistakes: list[tuple[Cell, BadInput]] = []
-    data = _Data()
+    data, parts = _Data(), Parts()
     for cell in cells:
         try:
-            spec = build(cell.tree, RunSpec)
+            spec = parts.spec(cell.tree)
             data.require(spec.dataset)
-            _require_text(spec)
-            run = run_id(spec)
+            parts.once("text", partial(_require_text, spec), spec.eval, spec.model)
+            run = parts.run_id(spec)
             if run not in specs:
-                parameters[run] = check(spec)
+                parameters[run] = parts.once("count", partial(check, spec), *_shape(spec))
         except (BadInput, DataError) as error:
             mistakes.append((cell, error if isinstance(error, BadInput) else _in_data(cell, error)))
             continue
@@ -66,8 +67,14 @@ def make(cells: Sequence[Cell], check: Callable[[RunSpec], int] | None = None) -
         raise cell.blame(error, others=len(mistakes) - 1) from error
     from ablora.method.plan import bound_of  # late, as above
 
-    bounds = {run: bound for run, spec in specs.items() if (bound := bound_of(spec)) is not None}
-    return Plan(tuple(rows), specs, parameters, budgets, bounds)
+    bounds = {run: parts.once("bound", partial(bound_of, spec), *_shape(spec)) for run, spec in specs.items()}
+    at_most = {run: bound for run, bound in bounds.items() if bound is not None}
+    return Plan(tuple(rows), specs, parameters, budgets, at_most)
+
+
+def _shape(spec: RunSpec) -> tuple[Any, ...]:
+    """What decides how many parameters a run trains."""
+    return spec.method, spec.model, spec.adapter, spec.rank
 
 
 def method_name(spec: RunSpec) -> str:

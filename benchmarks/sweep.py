@@ -1,21 +1,25 @@
 """A small sweep end to end: eight LoRA-family runs by PEFT and transformers' Trainer, and by ablora as a pack.
 
-    python benchmarks/sweep.py [--steps 100] [--batch 16] [--data FOLDER|arithmetic] [--rounds 1] [--quick] [--no-parts]
+    python benchmarks/sweep.py [--steps 100] [--batch 16] [--data FOLDER|arithmetic] [--only WAYS] [--quick]
 
-The same grid on the embedded base: four methods at two rates and seeds, equal starts, equal batches in equal order, equal
-recipe; the losses are compared step by step. Wall time is a process's whole life, imports included. PEFT has its tokens
-ready in a file; ours reads and encodes the data set itself, and writes records, checkpoint, adapter and result as in use.
+The same grid on the embedded base: four methods at two rates and seeds, equal starts, equal batches in equal order,
+equal recipe; the losses are compared step by step. Wall time is a process's whole life, imports included. PEFT has its
+tokens ready in a file; ours reads and encodes the data set itself, and writes records, checkpoint, adapter and result
+as in use.
 
     trainer, 2 processes    one process per run, two at a time with one thread each, as users do
     trainer, 2 threads      one process per run, one after another
     trainer, one process    all runs one after another in one process of two threads
     pack, 2 threads         ours, one pack of eight
     pack, 2 processes       ours, two packs of four, one thread each
-    parts (one thread, two of the runs): Trainer, plain loop, + logits at labels only, + no padding, ours alone, ours packed
+    parts                   one thread, a LoRA and a PiSSA run: Trainer, plain loop, + logits at labels only,
+                            + no padding, ours alone, ours packed (all runs)
 
 The last line is one JSON object: `wall_ratio_vs_processes` (the faster of PEFT's ways with a process per run, over our
-faster way), `step_ratio` (the same of the time between first and last step, summed over runs), `wall_ratio_1000_steps` (from
-start-up as measured and 1000 times the step as measured), `loss_max_rel_diff`.
+faster way), `step_ratio` (the same of the time between first and last step, summed over runs),
+`wall_ratio_1000_steps` (from start-up as measured and 1000 times the step as measured), `loss_max_rel_diff`. On a
+busy machine wall time is mostly waiting: `cpu_ratio_vs_processes`, `step_cpu_ratio` and `cpu_ratio_1000_steps` are the
+same of the processors' time, taken from the ways of one thread per process (a waiting thread of two may spin).
 """
 
 import argparse
@@ -59,6 +63,9 @@ class Done(NamedTuple):
     wall_s: float
     step_s: float
     """Time of one step of all runs: between first and last step of each process, summed over waves."""
+    cpu_s: float
+    """Of all processes."""
+    step_cpu_s: float
     losses: dict[int, list[float]]
 
 
@@ -104,12 +111,13 @@ def lay_down(folder: Path, specs: Sequence[Any]) -> dict[str, Any]:
     items = data[0].items
     orders = [[own._index(position) for position in range(steps * batch)] for own in data]
     lengths = torch.tensor([len(item.input_ids) for item in items])
-    tokens = {"ids": torch.tensor([t for item in items for t in item.input_ids]), "lengths": lengths,
-              "starts": torch.tensor([item.answer_start for item in items]), "orders": torch.tensor(orders)}  # fmt: skip
+    flat, starts = [t for item in items for t in item.input_ids], [item.answer_start for item in items]
+    tokens = {"ids": torch.tensor(flat), "starts": torch.tensor(starts), "orders": torch.tensor(orders)}
+    tokens["lengths"] = lengths
     save_file(tokens, folder / "tokens.safetensors")
     adapted = adapt(base.model, specs, [None] * len(specs), folder / "cache")
     runs = []
-    for i, (spec, (method, lr, seed)) in enumerate(zip(specs, GRID)):
+    for i, (method, lr, seed) in enumerate(GRID):
         start = {name[:-2]: p.detach() for name, p in adapted.parameters(i).items() if name.endswith(".A")}
         file = folder / f"start_{i}.safetensors"
         save_file(start, file)
@@ -137,7 +145,7 @@ def measure(folder: Path, plan: Mapping[str, Any], specs: Sequence[Any], way: Wa
     runs = [{**run, "id": create(roots, spec).id} for run, spec in zip(plan["runs"], specs)]
     file = scratch / "plan.json"
     file.write_text(json.dumps({**plan, "scratch": str(scratch), "runs": runs}))
-    wall_s = step_s = 0.0
+    wall_s = step_s = cpu_s = step_cpu_s = 0.0
     losses: dict[int, list[float]] = {}
     queue = [list(wave) for wave in way.waves]
     for number, wave in enumerate(queue):
@@ -145,27 +153,33 @@ def measure(folder: Path, plan: Mapping[str, Any], specs: Sequence[Any], way: Wa
         began = time.monotonic()
         processes = [_start(way.arm, file, out, job) for out, job in zip(outs, wave)]
         for process in processes:
-            if process.wait() != 0:
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            cpu_s += used.ru_utime + used.ru_stime
+            if process.returncode:
                 raise SystemExit(f"{way.arm} failed: {process.args}")
         wall_s += time.monotonic() - began
         found = [json.loads(out.read_text()) for out in outs]
-        step_s += max(_step_s(record, packed=way.arm == "pack") for record in found)
+        packed = way.arm == "pack"
+        step_s += max(_step(record, "steps", packed) for record in found)
+        step_cpu_s += sum(_step(record, "cpu", packed) for record in found)
         for record in found:
             losses |= {int(run): own["losses"] for run, own in record["runs"].items()}
-    return Done(wall_s, step_s, losses)
+    return Done(wall_s, step_s, cpu_s, step_cpu_s, losses)
 
 
 def _start(arm: str, plan: Path, out: Path, job: Job) -> subprocess.Popen:
     program = Path(__file__).with_name("sweep_arms.py")
     runs = ",".join(map(str, job.runs))
     command = [sys.executable, str(program), arm, str(plan), str(out), "--runs", runs, "--threads", str(job.threads)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads), "TOKENIZERS_PARALLELISM": "false"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads), "TOKENIZERS_PARALLELISM": "false",
+                   "PYTHONWARNINGS": "ignore"}  # fmt: skip
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
 
 
-def _step_s(record: Mapping[str, Any], packed: bool) -> float:
-    """One step of all runs of a process, from the times between its first step and its last."""
-    own = [(run["steps"][-1] - run["steps"][0]) / (len(run["steps"]) - 1) for run in record["runs"].values()]
+def _step(record: Mapping[str, Any], clock: str, packed: bool) -> float:
+    """One step of all runs of a process, from a clock's times between its first step and its last."""
+    own = [(run[clock][-1] - run[clock][0]) / (len(run[clock]) - 1) for run in record["runs"].values()]
     return max(own) if packed else sum(own)
 
 
@@ -198,35 +212,61 @@ def parts(runs: int) -> dict[str, Way]:
     return out | {"ours, packed (all runs)": Way("pack", [[Job(tuple(range(runs)), 1)]])}
 
 
+HEAD = f"{'way':<28}{'wall s':>9}{'without steps':>14}{'ms/step and run':>16}{'CPU s':>9}{'without steps':>14}{'ms':>9}"
+
+
 def report(found: Mapping[str, list[Done]], steps: int, names: Mapping[str, Way]) -> dict[str, dict[str, float]]:
     """Medians over rounds, printed as they stand."""
     rows = {}
     for name, done in found.items():
         count = len({run for wave in names[name].waves for job in wave for run in job.runs})
-        wall, step = (statistics.median(values) for values in zip(*((d.wall_s, d.step_s) for d in done)))
-        rows[name] = {"wall_s": wall, "step_ms_per_run": 1e3 * step / count, "start_s": wall - step * steps}
-        print(f"{name:<28}{wall:>9.1f}{wall - step * steps:>14.1f}{1e3 * step / count:>16.1f}", flush=True)
+        wall, step, cpu, step_cpu = (statistics.median(d[i] for d in done) for i in range(4))
+        rows[name] = {"wall_s": wall, "step_ms_per_run": 1e3 * step / count, "start_s": wall - step * steps,
+                      "cpu_s": cpu, "step_cpu_ms_per_run": 1e3 * step_cpu / count,
+                      "start_cpu_s": cpu - step_cpu * steps}  # fmt: skip
+        values = "{wall_s:>9.1f}{start_s:>14.1f}{step_ms_per_run:>16.1f}".format(**rows[name])
+        values += "{cpu_s:>9.1f}{start_cpu_s:>14.1f}{step_cpu_ms_per_run:>9.1f}".format(**rows[name])
+        print(f"{name:<28}{values}", flush=True)
     return rows
 
 
 def ratios(rows: Mapping[str, Mapping[str, float]], steps: int) -> dict[str, Any]:
-    """The figures of the last line."""
-    theirs = min((rows["trainer, 2 processes"], rows["trainer, 2 threads"]), key=lambda row: row["wall_s"])
-    ours = min((rows["pack, 2 threads"], rows["pack, 2 processes"]), key=lambda row: row["wall_s"])
+    """The figures of the last line, as far as the ways they need were run."""
 
-    def at(row: Mapping[str, float], count: int) -> float:
-        return row["start_s"] + count * row["step_ms_per_run"] * len(GRID) / 1e3
+    def of(names: Sequence[str]) -> list[Mapping[str, float]]:
+        return [rows[name] for name in names if name in rows]
 
-    theirs_long = min(at(rows[name], 1000) for name in ("trainer, 2 processes", "trainer, 2 threads"))
-    ours_long = min(at(rows[name], 1000) for name in ("pack, 2 threads", "pack, 2 processes"))
-    return {
-        "steps": steps,
-        "wall_ratio_vs_processes": theirs["wall_s"] / ours["wall_s"],
-        "wall_ratio_vs_one_process": rows["trainer, one process"]["wall_s"] / ours["wall_s"],
-        "step_ratio": theirs["step_ms_per_run"] / ours["step_ms_per_run"],
-        "wall_ratio_1000_steps": theirs_long / ours_long,
-        "wall_ratio_1000_steps_is": "start-up and step as measured, extrapolated",
-    }
+    def at(kind: str, row: Mapping[str, float], count: int) -> float:
+        return row[f"start_{kind}s"] + count * row[f"step_{kind}ms_per_run"] * len(GRID) / 1e3
+
+    out: dict[str, Any] = {"steps": steps}
+    theirs, ours = of(["trainer, 2 processes", "trainer, 2 threads"]), of(["pack, 2 threads", "pack, 2 processes"])
+    if theirs and ours:
+        a, b = (min(side, key=lambda row: row["wall_s"]) for side in (theirs, ours))
+        out |= {"wall_ratio_vs_processes": a["wall_s"] / b["wall_s"],
+                "step_ratio": a["step_ms_per_run"] / b["step_ms_per_run"],
+                "wall_ratio_1000_steps": min(at("", r, 1000) for r in theirs) / min(at("", r, 1000) for r in ours),
+                "1000_steps_are": "start-up and step as measured, extrapolated"}  # fmt: skip
+    if ours and "trainer, one process" in rows:
+        out["wall_ratio_vs_one_process"] = rows["trainer, one process"]["wall_s"] / min(r["wall_s"] for r in ours)
+    if "trainer, 2 processes" in rows and "pack, 2 processes" in rows:
+        a, b = rows["trainer, 2 processes"], rows["pack, 2 processes"]
+        out |= {"cpu_ratio_vs_processes": a["cpu_s"] / b["cpu_s"],
+                "step_cpu_ratio": a["step_cpu_ms_per_run"] / b["step_cpu_ms_per_run"],
+                "cpu_ratio_1000_steps": at("cpu_", a, 1000) / at("cpu_", b, 1000)}  # fmt: skip
+    return out
+
+
+def agreement(found: Mapping[str, list[Done]]) -> dict[str, Any]:
+    """The largest relative difference of our losses from the Trainer's, over runs and steps."""
+    done = {name: rounds[0].losses for name, rounds in found.items()}
+    theirs = [losses for name, losses in done.items() if name.startswith("trainer")]
+    ours = [losses for name, losses in done.items() if name.startswith("pack")]
+    if not theirs or not ours:
+        return {}
+    by_run = worst(ours[0], theirs[0])
+    named = {f"{m} lr={lr} seed={s}": by_run[i] for i, (m, lr, s) in enumerate(GRID)}
+    return {"loss_max_rel_diff": max(by_run.values()), "loss_max_rel_diff_by_run": named}
 
 
 def main() -> int:
@@ -239,6 +279,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="three steps of two examples: does it run at all?")
     parser.add_argument("--no-parts", action="store_true")
+    parser.add_argument("--only", help="some ways by name, separated by semicolons")
     given = parser.parse_args()
     steps, batch = (3, 2) if given.quick else (given.steps, given.batch)
     with folder_for(None) as folder:
@@ -247,17 +288,16 @@ def main() -> int:
         plan = lay_down(folder, specs)
         grid, split = ways(len(GRID)), {} if given.no_parts else parts(len(GRID))
         names = grid | split
+        if given.only:
+            names = {name.strip(): names[name.strip()] for name in given.only.split(";")}
         found: dict[str, list[Done]] = {name: [] for name in names}
         for turn in range(given.rounds):
             for name in list(names)[:: -1 if turn % 2 else 1]:
                 found[name].append(measure(folder, plan, specs, names[name]))
                 print(f"# {name}: {found[name][-1].wall_s:.1f} s", file=sys.stderr, flush=True)
-    print(f"{'way':<28}{'wall s':>9}{'without steps':>14}{'ms/step and run':>16}")
+    print(HEAD)
     rows = report(found, steps, names)
-    differences = worst(found["pack, 2 threads"][0].losses, found["trainer, one process"][0].losses)
-    figures = ratios({name: rows[name] for name in grid}, steps)
-    figures["loss_max_rel_diff"] = max(differences.values())
-    figures["loss_max_rel_diff_by_run"] = {f"{m} lr={lr} seed={s}": differences[i] for i, (m, lr, s) in enumerate(GRID)}
+    figures = ratios(rows, steps) | agreement(found)
     setting = {"data": asked, "batch": batch, "rank": RANK, "rounds": given.rounds}
     setting |= {key: plan[key] for key in ("tokens_per_step", "padded_tokens_per_step")}
     print(json.dumps({"machine": machine(2), "setting": setting, "rows": rows, **figures}))

@@ -2,9 +2,9 @@
 
     python benchmarks/sweep_arms.py ARM PLAN OUT --runs 0,1,2 --threads 1
 
-ARM: `trainer` (PEFT, Trainer), `loop` (PEFT, a plain loop), `labels` (the same, logits at labels only), `rows` (the same,
-sequences back to back without padding), `pack` (ours, all runs in one pack). Everything but `pack` trains its runs one
-after another. OUT gets one JSON object: clock times of what happened, and the losses.
+ARM: `trainer` (PEFT, Trainer), `loop` (PEFT, a plain loop), `labels` (the same, logits at labels only), `rows` (the
+same, sequences back to back without padding), `pack` (ours, all runs in one pack). Everything but `pack` trains its
+runs one after another. OUT gets one JSON object: clock times of what happened, and the losses.
 """
 
 import argparse
@@ -28,10 +28,11 @@ class Record:
     runs: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def begin(self, run: int) -> None:
-        self.runs[run] = {"began": time.time(), "steps": [], "losses": []}
+        self.runs[run] = {"began": time.time(), "steps": [], "cpu": [], "losses": []}
 
     def step(self, run: int, loss: float) -> None:
         self.runs[run]["steps"].append(time.time())
+        self.runs[run]["cpu"].append(time.process_time())
         self.runs[run]["losses"].append(loss)
 
     def write(self, out: Path) -> None:

@@ -91,20 +91,22 @@ class PackedLinear(nn.Module):
         dropped = self._drop(cast)
         drops = dropped is not cast
         parts, state.stats[self.name] = [], []
-        for group in self.groups:
+        sizes = [group.rows.stop - group.rows.start for group in self.groups]
+        behind = state.runs - self.groups[-1].rows.stop
+        by_group = zip(*(_split(t, [*sizes, behind] if behind else sizes) for t in (x_runs, y_runs, dropped, real)))
+        for group, (x_own, y_own, dropped_own, real_own) in zip(self.groups, by_group):
             if group.structure is None:
-                parts.append(y_runs[group.rows])
+                parts.append(y_own)
                 continue
             assert group.stack is not None
-            rows = group.rows
-            context = Context(dropped[rows], real[rows], state.per_token, weight_of(self.base), self.base.bias, drops)
-            alone = rows.stop - rows.start == 1
+            context = Context(dropped_own, real_own, state.per_token, weight_of(self.base), self.base.bias, drops)
+            alone = len(x_own) == 1
             act = partial(_apply_alone if alone else _apply_packed, group.structure.apply)
-            part, stats = act(group.stack.params, group.stack.given, x_runs[rows], y_runs[rows], context)
+            part, stats = act(group.stack.params, group.stack.given, x_own, y_own, context)
             parts.append(part)
             state.stats[self.name].append(stats)
-        if (members := self.groups[-1].rows.stop) < state.runs:
-            parts.append(y_runs[members:])
+        if behind:
+            parts.append(y_runs[-behind:])
         out = parts[0] if len(parts) == 1 else torch.cat([part.to(y.dtype) for part in parts])
         return out.reshape(*y.shape)
 
@@ -126,6 +128,11 @@ class PackedLinear(nn.Module):
     def map_groups(self, visit: Callable[[Group], None]) -> None:
         for group in self.groups:
             visit(group)
+
+
+def _split(tensor: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
+    """By group. Not a slice for each: in backward a slice fills a tensor of all rows with zeros, for every group."""
+    return (tensor,) if len(sizes) == 1 else tensor.split(list(sizes))
 
 
 def _apply_packed(apply: Callable[..., tuple[Tensor, Stats]], *args: Any) -> tuple[Tensor, Stats]:

@@ -7,8 +7,8 @@ fate     used, diverged (data, shown as such), or why a run is left out
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -58,10 +58,11 @@ def prepare(cells: pd.DataFrame) -> pd.DataFrame:
         (held if several else compared).append("rank")  # methods are compared at equal rank
     if cells["model"].nunique() > 1:
         held.insert(0, "model")
+    rows = cells.to_dict("records")
     out = cells.assign(
-        arm=[", ".join([row["method"], *_named(row, compared)]) for _, row in cells.iterrows()],
-        setting=[", ".join(_named(row, held)) for _, row in cells.iterrows()],
-        fate=[_fate(row) for _, row in cells.iterrows()],
+        arm=[", ".join([row["method"], *_named(row, compared)]) for row in rows],
+        setting=[", ".join(_named(row, held)) for row in rows],
+        fate=[_fate(row) for row in rows],
         dataset=cells["dataset"].fillna(""),
     ).drop_duplicates([*_KEY, "id"], ignore_index=True)
     runs = out[out["fate"].isin([USED, DIVERGED])]
@@ -72,12 +73,12 @@ def prepare(cells: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
-def _named(row: pd.Series, axes: Iterable[str]) -> list[str]:
+def _named(row: Mapping[Any, Any], axes: Iterable[str]) -> list[str]:
     pairs = [(axis, row["model"] if axis == "model" else row.get(LABEL + axis)) for axis in axes]
     return [f"{axis.replace('/', '.').rpartition('.')[2]}={value}" for axis, value in pairs if not pd.isna(value)]
 
 
-def _fate(row: pd.Series) -> str:
+def _fate(row: Mapping[Any, Any]) -> str:
     if not pd.isna(row["problem"]):
         return "unreadable"
     if row["state"] in ("done", "failed") and not pd.isna(row["stale"]) and row["stale"]:

@@ -73,7 +73,7 @@ Tree = dict[str, Any]
 def solved(composer: Composer, tree: Tree, overrides: Sequence[str] = ()) -> tuple[Tree, int | None]:
     """A cell's unresolved tree as a resolved one without `budget`, and the parameters it was to have; None where no
     budget is given, and the rank is what it was. `overrides` are those that made the tree: none may set the rank."""
-    budget = _budget(composer.part(tree, "budget"))
+    budget = _budget(composer, composer.part(tree, "budget"))
     tree = {key: value for key, value in tree.items() if key != "budget"}
     if budget.given is None:
         return composer.resolve(tree), None
@@ -89,9 +89,11 @@ def solved(composer: Composer, tree: Tree, overrides: Sequence[str] = ()) -> tup
     return composer.resolve({**tree, "rank": rank}), target
 
 
-def _budget(tree: Any) -> Budget:
+def _budget(composer: Composer, tree: Any) -> Budget:
     try:
-        return build(tree, Budget)
+        if id(tree) not in composer.budgets:  # the composer keeps its parts
+            composer.budgets[id(tree)] = build(tree, Budget)
+        return composer.budgets[id(tree)]
     except BadInput as error:
         raise error.under("budget") from error
 

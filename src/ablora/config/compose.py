@@ -40,6 +40,8 @@ class Composer:
         """What `config.budget` has counted."""
         self.ranks: dict[tuple[Any, ...], tuple[int, int]] = {}
         """What it has solved: rank and parameters."""
+        self.budgets: dict[int, Any] = {}
+        """What it has built, by the identity of the part."""
         self._parts: dict[tuple[Any, ...], Any] = {}
         self._resolved: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
         self._reads: dict[int, tuple[frozenset[str] | None, Any]] = {}
@@ -84,14 +86,13 @@ class Composer:
     def part(self, tree: Tree, top: str) -> Any:
         """One part of `resolve(tree)`."""
         part = tree[top]
+        if not isinstance(part, dict | list | str):
+            return part
         reads = self._read_by(part)
-        if not reads and reads is not None:
-            needs, parts = (top,), (part,)
-        else:
-            needs = self._needs(tree, top)
-            parts = tuple(tree[key] for key in needs if key in tree)
+        needs = (top,) if reads is not None and not reads else self._needs(tree, top)
+        parts = tuple(tree[key] for key in needs if key in tree)
         # A part is told by its identity, which holds while it is kept; a plain value by itself.
-        name = (top, *needs, *(id(part) if isinstance(part, dict | list) else repr(part) for part in parts))
+        name = (top, needs, *(id(part) if isinstance(part, dict | list) else repr(part) for part in parts))
         if name not in self._resolved:
             found = resolve_part(tree, top)
             self._resolved[name] = self._equal.setdefault((top, repr(found)), found), parts

@@ -7,7 +7,8 @@ JOBS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help env answer browser demo demo-short test test-all test-chaos check format figures pretrain methods golden
+.PHONY: help env answer browser demo demo-short test test-all test-chaos test-cluster check format figures pretrain
+.PHONY: methods golden
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -55,6 +56,11 @@ test-all: env ## everything that this machine can run
 
 test-chaos: env ## SIGKILL at ten random moments of a study; the table must be the undisturbed one, bit for bit
 	$(BIN)/python -m pytest -m slow tests/test_kill.py
+
+# Where SLURM cannot be had, up.sh says why and the tests skip; in continuous integration a skip is a failure.
+test-cluster: env ## studies and faults on a real SLURM, which it starts on this machine (root, Debian's packages)
+	tests/cluster/up.sh || true
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 check: env ## style and types
 	$(BIN)/ruff check .

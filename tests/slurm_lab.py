@@ -1,6 +1,7 @@
 """A study on the test cluster: commands, what SLURM and the disk say of it, and things done to it."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ from ablora.study.status import Standing, study_standings
 
 TESTS = Path(__file__).parent
 KILL_WAIT_S = 5
+PATIENCE_S = 900
+"""How long anything may take: a start of Python took two minutes on a machine with ten others at work."""
 CLUSTER = ["cluster=slurm", "cluster.poll_s=1", "cluster.gpus=0", "cluster.cpus=1", "cluster.memory=900M"]
 STUDY = ["train=quick", "tracker=off", "study=s", *CLUSTER]
 CONTROLLER = (
@@ -27,10 +30,10 @@ CONTROLLER = (
 
 
 def said(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S).stdout
 
 
-def until(holds: Callable[[], object], patience_s: float = 90) -> None:
+def until(holds: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
     end = time.monotonic() + patience_s
     while not holds():
         assert time.monotonic() < end, said("squeue") + said("sinfo", "--Node")
@@ -42,6 +45,7 @@ class Lab:
 
     def __init__(self, roots: Roots):
         self.roots, self.study = roots, roots.studies / "s"
+        self.controllers: list[subprocess.Popen] = []
 
     def run(self, *arguments: str) -> int:
         return main(["run", "-m", *STUDY, *arguments])
@@ -50,7 +54,19 @@ class Lab:
         """The same command in a process of its own."""
         environment = {**os.environ, "PYTHONPATH": str(path)}
         command = [sys.executable, "-c", program, "run", "-m", *STUDY, *arguments]
-        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        made = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        self.controllers.append(made)
+        return made
+
+    def end(self) -> None:
+        """End what a test has left: controllers first, so that nothing is sent any more, then its tasks."""
+        for controller in self.controllers:
+            if controller.poll() is None:
+                os.killpg(controller.pid, signal.SIGKILL)
+                controller.wait()
+        for task in self.queued() if self.study.exists() else ():
+            subprocess.run(["scancel", "--signal=KILL", "--full", task])
+            subprocess.run(["scancel", task])
 
     def folder(self, seed: int) -> RunFolder:
         rows = lines.read(self.study / "manifest.jsonl")
@@ -89,6 +105,11 @@ class Lab:
     def go(self) -> None:
         """Runs of the seed UNTIL end at their next step."""
         (self.roots.runs / "go").touch()
+
+    def end_time(self, task: str) -> None:
+        """Shorten a running task's time so that it ends within two minutes, however long the task took to start."""
+        used = scheduler.minutes(said("squeue", "--noheader", "--job", task, "--format=%M")) or 0
+        said("scontrol", "update", f"JobId={task}", f"TimeLimit={used + 1}")
 
     def start_now(self, task: str) -> None:
         """Shorten the two minutes for which SLURM keeps a requeued task; not to nothing: its node goes on killing what

@@ -41,6 +41,4 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Lab"]:
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
     monkeypatch.setattr("ablora.dispatch.slurm.work_in_task", fake_task.work_in_task)
     yield (made := Lab(Roots.from_environment()))
-    for task in made.queued() if made.study.exists() else ():
-        subprocess.run(["scancel", "--signal=KILL", "--full", task])
-        subprocess.run(["scancel", task])
+    made.end()

@@ -13,7 +13,7 @@ from ablora.cli import main
 from ablora.dispatch import slurm, submissions
 from ablora.store import lines
 from ablora.store.run_folder import RunFolder
-from slurm_lab import Lab, said, until
+from slurm_lab import PATIENCE_S, Lab, said, until
 
 UP = Path(__file__).parent / "up.sh"
 UNTIL = fake_execute.UNTIL
@@ -101,7 +101,7 @@ def test_ctrl_c_ends_the_watching_and_nothing_else(lab: Lab):
     controller = lab.start(f"seed={UNTIL}")
     until(lambda: lab.trains(UNTIL))
     os.kill(controller.pid, signal.SIGINT)
-    _, heard = controller.communicate(timeout=60)
+    _, heard = controller.communicate(timeout=PATIENCE_S)
     assert controller.returncode == 130, heard
     assert "the jobs go on" in heard
     before = len(lab.steps(UNTIL))
@@ -113,7 +113,7 @@ def test_ctrl_c_ends_the_watching_and_nothing_else(lab: Lab):
 def test_two_controllers_at_once_send_each_run_once(lab: Lab):
     both = [lab.start("seed=0,1") for _ in range(2)]
     for controller in both:
-        _, heard = controller.communicate(timeout=120)
+        _, heard = controller.communicate(timeout=PATIENCE_S)
         assert controller.returncode == 0, heard
     assert [lab.starts(seed) for seed in (0, 1)] == [1, 1]
     assert len(submissions.read(lab.study)) == 1
@@ -157,11 +157,13 @@ def test_preemption_writes_a_checkpoint_and_goes_on_afterwards(lab: Lab):
 
 
 def test_the_end_of_its_time_is_a_checkpoint_and_a_requeue(lab: Lab):
-    assert lab.run(f"seed={UNTIL}", "cluster.wait=false", "cluster.time=1", "cluster.signal_lead_s=40") == 0
+    assert lab.run(f"seed={UNTIL}", "cluster.wait=false", "cluster.time=50", "cluster.signal_lead_s=40") == 0
     until(lambda: lab.trains(UNTIL))
     task = lab.task(UNTIL)
-    until(lambda: lab.standing(UNTIL).state == "queued", patience_s=70)
+    lab.end_time(task)
+    until(lambda: lab.standing(UNTIL).state == "queued")
     assert (lab.folder(UNTIL).path / "claim.0.released").exists()
+    said("scontrol", "update", f"JobId={task}", "TimeLimit=50")
     lab.start_now(task)
     until(lambda: lab.starts(UNTIL) == 2)
     lab.go()
@@ -177,7 +179,7 @@ def test_scancel_of_a_running_and_of_a_waiting_task(lab: Lab, capsys):
     said("scancel", lab.task(0))
     said("scancel", lab.task(UNTIL))
     until(lambda: not lab.queued())
-    until(lambda: (lab.standing(UNTIL).detail, lab.standing(0).detail) == ("cancelled", "cancelled"), patience_s=20)
+    until(lambda: (lab.standing(UNTIL).detail, lab.standing(0).detail) == ("cancelled", "cancelled"))
     assert lab.run(seeds) == 3, "cancelled is not sent again by the same command"
     assert len(submissions.read(lab.study)) == 1
     assert lab.folder(0).read_failure()["class"] == "cancelled"
@@ -207,12 +209,12 @@ def test_a_lost_node(lab: Lab):
     home = Path(os.environ["SLURM_CONF"]).parent
     os.kill(int((home / "slurmd-node2.pid").read_text()), signal.SIGKILL)
     try:
-        until(lambda: lab.standing(UNTIL).state == "queued", patience_s=60)
+        until(lambda: lab.standing(UNTIL).state == "queued")
         assert Path(f"/proc/{first}").exists(), "the process on the lost node runs on"
         said("scontrol", "update", f"JobId={task}", "ReqNodeList=node1")
         lab.start_now(task)
         until(lambda: lab.starts(UNTIL) == 2)
-        until(lambda: not Path(f"/proc/{first}").exists(), patience_s=20)
+        until(lambda: not Path(f"/proc/{first}").exists())
         lab.go()
         assert lab.run(f"seed={UNTIL}") == 0
     finally:
@@ -235,7 +237,7 @@ def test_a_real_run_that_is_requeued_has_the_bits_of_an_undisturbed_one(lab: Lab
         "eval.at_start=false",
     ]
     program = "import sys; from ablora.cli import main; sys.exit(main(sys.argv[1:]))"
-    assert lab.start(*short, "cluster.wait=false", program=program).wait(timeout=90) == 0
+    assert lab.start(*short, "cluster.wait=false", program=program).wait(timeout=PATIENCE_S) == 0
     until(lambda: len(lab.steps(0)) >= 6)
     said("scontrol", "requeue", lab.task(0))
     lab.start_now(lab.task(0))

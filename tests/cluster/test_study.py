@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ablora.dispatch import submissions
-from slurm_lab import TESTS, Lab, said, until
+from slurm_lab import PATIENCE_S, TESTS, Lab, said, until
 
 REPOSITORY = TESTS.parent
 
@@ -69,7 +69,7 @@ def test_queued_jobs_run_the_code_that_they_were_sent_with(lab: Lab, tmp_path: P
     later = ["seed=0", "train.max_steps=2", "eval.tasks.generation=null", "eval.tasks.forgetting=null",
              "cluster.wait=false", "cluster.options=['begin=now+1hour']"]  # fmt: skip
     controller = lab.start(*later, program=program, path=copy / "src")
-    assert controller.wait(timeout=90) == 0, controller.stderr.read()
+    assert controller.wait(timeout=PATIENCE_S) == 0, controller.stderr.read()
     trainer = copy / "src" / "ablora" / "train" / "loop.py"
     trainer.write_text("raise RuntimeError('edited while the job waited')\n")
     said("scontrol", "update", f"JobId={lab.task(0)}", "StartTime=now")

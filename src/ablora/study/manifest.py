@@ -10,7 +10,7 @@ jobs/            what submitit writes: payloads (lists of run ids) and logs
 import difflib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Row:
     duplicate_of: str | None = None
 
     def to_record(self) -> dict[str, Any]:
-        record = asdict(self)
+        record = {f.name: getattr(self, f.name) for f in fields(self)} | {"labels": dict(self.labels)}
         if self.duplicate_of is None:
             del record["duplicate_of"]
         return record

@@ -1,6 +1,7 @@
 """Where each run stands: from disk, the host, and for what was sent to SLURM from its one answer."""
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,8 +27,8 @@ class Standing:
 
 
 def standing(folder: RunFolder, queue: Queue | None = None) -> Standing:
-    """The state of a run. Host and SLURM are asked first and the disk second: a run that ends in between is seen as
-    done.
+    """The state of a run. Host and SLURM are asked before the disk: a run that ends in between is seen as done. A look
+    at the folder's names before that tells those apart that are done already or were never begun, which most are.
 
     planned: nobody runs it; with a step, it was stopped there and goes on from its checkpoint.
     queued: SLURM has a task for it that has not begun with it, or that was requeued.
@@ -35,7 +36,12 @@ def standing(folder: RunFolder, queue: Queue | None = None) -> Standing:
     the same command resumes it. SLURM's word for why stands in front: node_failure, timeout, preempted.
     failed: what it wrote down itself, or cancelled or out_of_memory by SLURM.
     """
+    names = _names(folder)
+    if folder.result.name in names:
+        return Standing("done")
     place = queue.place(folder.id) if queue else None
+    if folder.failure.name not in names and not any(name.startswith("claim.") for name in names):
+        return (_by_slurm(place, "") if place else None) or Standing("planned")
     held = is_held(folder, queue.alive if queue else alive_here)
     if folder.result.exists():
         return Standing("done")
@@ -48,6 +54,13 @@ def standing(folder: RunFolder, queue: Queue | None = None) -> Standing:
     generation = latest(folder)
     released = generation < 0 or (folder.path / f"claim.{generation}.released").exists()
     return Standing("planned" if released else "lost", last_step(folder))
+
+
+def _names(folder: RunFolder) -> list[str]:
+    try:
+        return os.listdir(folder.path)
+    except FileNotFoundError:
+        return []
 
 
 def _by_slurm(place: Place, step: str) -> Standing | None:

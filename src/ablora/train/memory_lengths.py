@@ -1,6 +1,5 @@
 """How long the rows of a run get: from its data's lengths and its batches, without a seed and without weights."""
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -39,7 +38,7 @@ def of_batches(spec: RunSpec) -> Length:
     return _longest(_lengths(spec, "train", None), size, max(1, min(BATCHES, spec.train.max_steps * cuts)))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _longest(items: tuple[Length, ...], size: int, draws: int) -> Length:
     draw, tokens, labels = generator("memory"), [], []
     sizes = torch.tensor(items)
@@ -52,8 +51,8 @@ def _longest(items: tuple[Length, ...], size: int, draws: int) -> Length:
 
 def of_chunks(spec: RunSpec, split: str, max_items: int | None) -> Length:
     """The longest row of an evaluation that goes through a split's items in chunks, and the most labels of one."""
-    items = [_As(n, n - labels) for n, labels in _lengths(spec, split, max_items)]
-    chunks = [chunk for (chunk,) in chunks_of([items])]  # pyright: ignore[reportArgumentType] -- lengths are all it reads
+    items = [Encoded((0,) * n, n - labels, "") for n, labels in _lengths(spec, split, max_items)]
+    chunks = [chunk for (chunk,) in chunks_of([items])]
     tokens = max(sum(len(e.input_ids) for e in chunk) for chunk in chunks)
     return Length(tokens, max(sum(len(e.input_ids) - e.answer_start for e in chunk) for chunk in chunks))
 
@@ -64,23 +63,30 @@ def of_prompts(spec: RunSpec, split: str, max_items: int | None) -> Length:
     return Length(max(n - labels for n, labels in items), len(items))
 
 
-class _As:
-    """An item of which only the length is known."""
-
-    def __init__(self, tokens: int, answer_start: int):
-        self.input_ids, self.answer_start = range(tokens), answer_start
-
-
 def _lengths(spec: RunSpec, split: str, max_items: int | None) -> tuple[Length, ...]:
     assert split != TEXT
     most = SAMPLE if max_items is None else min(SAMPLE, max_items)
-    items, _ = items_of(spec, _without_weights(spec.model), split, most)
-    return _sizes(items.encoded)
+    return _found(_Data(spec), split, most)
 
 
-@lru_cache(maxsize=64)
-def _sizes(encoded: Sequence[Encoded]) -> tuple[Length, ...]:
-    return tuple(Length(len(e.input_ids), len(e.input_ids) - e.answer_start) for e in encoded)
+class _Data:
+    """A run's data, by what decides their lengths."""
+
+    def __init__(self, spec: RunSpec):
+        self.spec = spec
+        self._key = spec.dataset, spec.model, spec.train.max_tokens
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Data) and self._key == other._key
+
+
+@lru_cache(maxsize=256)
+def _found(data: _Data, split: str, most: int) -> tuple[Length, ...]:
+    items, _ = items_of(data.spec, _without_weights(data.spec.model), split, most)
+    return tuple(Length(len(e.input_ids), len(e.input_ids) - e.answer_start) for e in items.encoded)
 
 
 @lru_cache(maxsize=8)

@@ -75,13 +75,16 @@ class Dora:
         dtype = context.dropped.dtype
         factor = rescaling(params, frozen, context.weight, self.detach_norm)
         hidden = product(context.dropped, displacement.inward(params, frozen, dtype).mT)
-        hidden = hidden * displacement.scale(frozen, dtype)
-        learnt = product(hidden, displacement.outward(params, frozen, dtype))
+        learnt = product(hidden, (_outward(params, frozen) * factor).to(dtype))
         if context.drops:
             kept = context.dropped.to(context.weight.dtype) @ context.weight.mT
+        elif context.bias is not None:
+            kept = y - context.bias
+        elif dtype == factor.dtype:
+            return factor * y + learnt, {}  # half the passes over (tokens, out); in bfloat16 c - 1 would be lost in c
         else:
-            kept = y if context.bias is None else y - context.bias
-        return y + (factor - 1).to(dtype) * kept + factor.to(dtype) * learnt, {}
+            kept = y
+        return y + (factor - 1).to(dtype) * kept + learnt, {}
 
     def penalty(self, stats: Stats, modules: int) -> None:
         return None
@@ -97,8 +100,7 @@ class Dora:
     def exported(self, params: Params, frozen: Frozen) -> Exported:
         """The pair, of rank 2r for a start away from zero, and m as it is."""
         dtype = params["A"].dtype
-        B = displacement.outward(params, frozen, dtype) * displacement.scale(frozen, dtype)[:, None]
-        return Exported(displacement.inward(params, frozen, dtype), B, params["magnitude"])
+        return Exported(displacement.inward(params, frozen, dtype), _outward(params, frozen), params["magnitude"])
 
 
 def row_norms(weight: Float[Tensor, "out in"]) -> Float[Tensor, " out"]:
@@ -111,13 +113,19 @@ def rescaling(
 ) -> Float[Tensor, " out"]:
     """c = m / |V|, in the factors' own dtype; 0 for a row without length."""
     dtype = params["A"].dtype
-    A = displacement.inward(params, frozen, dtype)
-    B = displacement.outward(params, frozen, dtype) * displacement.scale(frozen, dtype)[:, None]
+    A, B = displacement.inward(params, frozen, dtype), _outward(params, frozen)
     if detach_norm:
         A, B = A.detach(), B.detach()
     across = torch.cat([A @ part.to(dtype).mT for part in _blocks(weight)], dim=-1)  # (directions, out)
     square = frozen["row_norm"].square() + (B * (2 * across + (A @ A.mT) @ B)).sum(0)
     return params["magnitude"] / square.clamp(min=torch.finfo(dtype).tiny).sqrt()
+
+
+def _outward(params: Params, frozen: Frozen) -> Float[Tensor, "directions out"]:
+    """s [dB B0], in the factors' own dtype: s and c go into the factor, whose gradient is a product, and not over the
+    tokens, where each would keep a (tokens, out) tensor for backward."""
+    dtype = params["B"].dtype
+    return displacement.outward(params, frozen, dtype) * displacement.scale(frozen, dtype)[:, None]
 
 
 def _blocks(weight: Float[Tensor, "out in"]) -> tuple[Tensor, ...]:

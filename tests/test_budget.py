@@ -8,6 +8,7 @@ from ablora.config.budget import amount
 from ablora.method.plan import count
 from ablora.models.base import skeleton
 from ablora.spec import BadInput, RunSpec, run_id
+from ablora.train.memory import predict
 from ablora.tree import build
 from presets import method, names
 
@@ -54,6 +55,12 @@ def test_a_budget_like_lora_is_loras_factors_and_its_ids_are_those_of_the_rank()
         (["budget.like=lor:8"], "did you mean method=lora"),
         (["budget.like=goat:9"], "multiple"),
         (["budget.params=20000"], "14,592 at rank 1 and 29,184 at rank 2"),
+        (["budget.memory=lots"], "budget.memory='lots'"),
+        (["budget.memory=2GB"], "MiB or GiB"),
+        (["budget.memory=80MiB"], "takes at rank 1"),
+        (["budget.memory=1GiB", "budget.step=lora:8"], "null where budget.memory is given"),
+        (["budget.step=lora"], "PRESET:RANK"),
+        (["budget.step=goat:9"], "multiple"),
         (["method=goat", "budget.params=120k"], "169,984 at rank 8 and none less"),
     ],
 )
@@ -93,3 +100,23 @@ def test_where_the_data_decide_the_budget_is_met_at_equal_ranks_and_the_bound_sa
     assert "result.json has what that came to" in out
     assert main(["plan", "method=eva", "method.init.rho=1", "rank=8"]) == 0
     assert "at most" not in capsys.readouterr().out
+
+
+def test_a_budget_of_memory_is_the_largest_rank_within_it():
+    limit = "800MiB"
+    (cell,) = ask(["method=goat", f"budget.memory={limit}"], multirun=False).cells
+    rank, peaks = cell.tree["rank"], {}
+    for near in (rank, rank + 8):
+        (found,) = ask(["method=goat", f"rank={near}"], multirun=False).cells
+        peaks[near] = predict([build(found.tree, RunSpec)]).peak_bytes
+    assert rank % 8 == 0
+    assert peaks[rank] <= 800 * 2**20 < peaks[rank + 8]
+    assert f"budget.memory {limit}" in str(cell.budget)
+
+
+def test_a_budget_of_a_step_is_met_by_its_own_preset_at_its_rank():
+    (own,) = ask(["budget.step=lora:8"], multirun=False).cells
+    (dora,) = ask(["method=dora", "budget.step=lora:8"], multirun=False).cells
+    assert own.tree["rank"] == 8
+    assert dora.tree["rank"] < 8
+    assert "multiply-adds" in str(dora.budget)

@@ -1,4 +1,5 @@
-"""A budget of trainable parameters in place of a rank: `budget.params=200k`, `budget.like=lora:8`.
+"""A budget in place of a rank: of trainable parameters (`budget.params=200k`, `budget.like=lora:8`), of memory
+(`budget.memory=1.5GiB`) or of a step's cost (`budget.step=lora:8`).
 
 The rank is solved per method and model before the specification is built, and stands in it as if it had been written:
 a run's id knows nothing of budgets. Where the data decide the ranks of modules (EVA), it is the rank that has the
@@ -19,43 +20,65 @@ from ablora.spec import AdapterSpec, BadInput, check
 from ablora.tree import build
 
 if TYPE_CHECKING:
-    from ablora.method.budget import Sized
+    from ablora.method.budget import Reached, Sized
 
 AMOUNT = re.compile(r"(\d+(?:\.\d+)?)([kM]?)")
 UNIT = {"": 1, "k": 1_000, "M": 1_000_000}
+BYTES = re.compile(r"(\d+(?:\.\d+)?) ?(MiB|GiB)")
+BYTE_UNIT = {"MiB": 2**20, "GiB": 2**30}
+FIELDS = ("params", "like", "memory", "step")
+"""Of which at most one is given."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
-    """How many trainable parameters every run shall have; at most one of `params` and `like` is given."""
+    """How many trainable parameters every run shall have, how much memory it may take, or what its step shall cost: at
+    most one of `params`, `like`, `memory` and `step` is given."""
 
     params: int | float | str | None = None
     """A number, which may end in k (10^3) or M (10^6)."""
     like: str | None = None
     """PRESET:RANK, what that preset has at that rank on the run's model and targets."""
+    memory: str | None = None
+    """A number and MiB or GiB: the largest rank whose predicted peak, of the run alone, is within it."""
+    step: str | None = None
+    """PRESET:RANK, whose step costs as many multiply-adds per token; counted, since a measured time would make the
+    rank, and the run's id, depend on the machine's noise."""
     tolerance: float = 0.05
-    """Largest share of the budget by which a run may miss it."""
+    """Largest share of the budget by which a run may miss it; `memory` is a bound and has none."""
 
     def __post_init__(self) -> None:
-        check(self.params is None or self.like is None, "like", self.like, "null where budget.params is given")
+        given = [name for name in FIELDS if getattr(self, name) is not None]
+        for name in given[1:]:
+            check(False, name, getattr(self, name), f"null where budget.{given[0]} is given")
         check(0 <= self.tolerance < 1, "tolerance", self.tolerance, "a share of the budget in [0, 1), such as 0.05")
         if self.params is not None:
             check(amount(self.params) >= 1, "params", self.params, "at least 1")
-        if self.like is not None:
+        if self.memory is not None:
+            bytes_of(self.memory)
+        if self.like is not None or self.step is not None:
             self.reference()
 
     @property
     def given(self) -> tuple[str, int | float | str] | None:
         """The field that says the budget, and its value; None where there is no budget."""
-        if self.params is not None:
-            return "budget.params", self.params
-        return None if self.like is None else ("budget.like", self.like)
+        found = [(f"budget.{name}", value) for name in FIELDS if (value := getattr(self, name)) is not None]
+        return found[0] if found else None
 
     def reference(self) -> tuple[str, int]:
-        """Preset and rank of `like`."""
-        preset, _, rank = str(self.like).partition(":")
-        check(bool(preset) and rank.isdecimal() and int(rank) >= 1, "like", self.like, "PRESET:RANK, such as lora:8")
+        """Preset and rank of `like` or `step`."""
+        name, text = ("like", self.like) if self.like is not None else ("step", self.step)
+        preset, _, rank = str(text).partition(":")
+        check(bool(preset) and rank.isdecimal() and int(rank) >= 1, name, text, "PRESET:RANK, such as lora:8")
         return preset, int(rank)
+
+
+def bytes_of(text: str) -> int:
+    """1610612736 of "1.5GiB"."""
+    match = BYTES.fullmatch(str(text))
+    if match is None:
+        raise BadInput("memory", text, "a number and MiB or GiB, such as 1.5GiB")
+    return int(Decimal(match[1]) * BYTE_UNIT[match[2]])
 
 
 def amount(text: int | float | str) -> int:
@@ -70,9 +93,10 @@ def amount(text: int | float | str) -> int:
 Tree = dict[str, Any]
 
 
-def solved(composer: Composer, tree: Tree, overrides: Sequence[str] = ()) -> tuple[Tree, int | None]:
-    """A cell's unresolved tree as a resolved one without `budget`, and the parameters it was to have; None where no
-    budget is given, and the rank is what it was. `overrides` are those that made the tree: none may set the rank."""
+def solved(composer: Composer, tree: Tree, overrides: Sequence[str] = ()) -> "tuple[Tree, int | Reached | None]":
+    """A cell's unresolved tree as a resolved one without `budget`, and the parameters it was to have, or what it was
+    to take and takes; None where no budget is given, and the rank is what it was. `overrides` are those that made the
+    tree: none may set the rank."""
     budget = _budget(composer, composer.part(tree, "budget"))
     tree = {key: value for key, value in tree.items() if key != "budget"}
     if budget.given is None:
@@ -80,6 +104,8 @@ def solved(composer: Composer, tree: Tree, overrides: Sequence[str] = ()) -> tup
     own = any(override.lstrip("+~").partition("=")[0] == "rank" for override in overrides)
     legal = f"left out where {budget.given[0]} is given, which solves the rank"
     check(not own and tree["rank"] == composer.base([])["rank"], "rank", tree["rank"], legal)
+    if budget.memory is not None or budget.step is not None:
+        return _costed(composer, tree, budget)
     # The method as it is written (its fields may be ${rank}) and what all three resolve to, by identity.
     name = (budget, id(tree["method"]), *(id(composer.part(tree, key)) for key in ("method", "model", "adapter")))
     if name not in composer.ranks:
@@ -87,6 +113,18 @@ def solved(composer: Composer, tree: Tree, overrides: Sequence[str] = ()) -> tup
         composer.ranks[name] = _nearest(composer, tree, budget, target), target
     rank, target = composer.ranks[name]
     return composer.resolve({**tree, "rank": rank}), target
+
+
+def _costed(composer: Composer, tree: Tree, budget: Budget) -> "tuple[Tree, Reached]":
+    """The same for memory and step, which ask for whole runs; once for all that differ in the seed alone."""
+    from ablora.config.budget_cost import fitting, nearest_step  # late: it imports torch
+
+    keys = [key for key in tree if key not in ("seed", "rank", "study", "tracker", "cluster")]
+    name = (budget, id(tree["method"]), *(id(composer.part(tree, key)) for key in keys if isinstance(tree[key], dict)))
+    if name not in composer.ranks:
+        composer.ranks[name] = (fitting if budget.memory is not None else nearest_step)(composer, tree, budget)
+    rank, reached = composer.ranks[name]
+    return composer.resolve({**tree, "rank": rank}), reached
 
 
 def _budget(composer: Composer, tree: Any) -> Budget:

@@ -38,7 +38,7 @@ class Composer:
         self.known: dict[tuple[str, ...], Tree] = {}
         self.sizes: dict[str, Any] = {}
         """What `config.budget` has counted."""
-        self.ranks: dict[tuple[Any, ...], tuple[int, int]] = {}
+        self.ranks: dict[tuple[Any, ...], tuple[int, Any]] = {}
         """What it has solved: rank and parameters."""
         self.budgets: dict[int, Any] = {}
         """What it has built, by the identity of the part."""

@@ -1,6 +1,6 @@
-"""The rank at which a method has as many trainable parameters as another."""
+"""The rank at which a method has as many trainable parameters as another, or costs as much."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 
@@ -22,3 +22,23 @@ def around(target: int, sizes: Iterable[Sized]) -> list[Sized]:
     below = [size for size in ordered if size.parameters <= target]
     over = [size for size in ordered if size.parameters > target]
     return [*below[-1:], *over[:1]]
+
+
+class Reached(NamedTuple):
+    """A budget that is no number of parameters, and what the solved rank came to."""
+
+    field: str
+    asked: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.found} of {self.field} {self.asked}"
+
+
+def largest_within(limit: int, ranks: Sequence[int], size: Callable[[int], int]) -> int | None:
+    """The largest rank whose size, which grows with the rank, is at most the limit; None where there is none."""
+    low, high = 0, len(ranks)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if size(ranks[middle]) <= limit else (low, middle)
+    return ranks[low - 1] if low else None

@@ -18,8 +18,9 @@ class Cell:
     overrides: tuple[str, ...]
     """The same as arguments that Hydra reads."""
     why: str = "grid"
-    budget: int | None = None
-    """The trainable parameters for which the tree's rank was solved; None where the rank was given."""
+    budget: Any = None
+    """What the tree's rank was solved for: trainable parameters (a number), or a `method.budget.Reached`; None where
+    the rank was given."""
 
     def blame(self, error: BadInput, others: int = 0) -> BadInput:
         """The mistake, with the cell it is in."""

@@ -69,9 +69,14 @@ def _parameters(plan: Plan) -> dict[tuple[str, int | None, str], str]:
     found: dict[tuple[str, int | None, str], list[tuple[int, int | None]]] = {}
     for run, spec in plan.specs.items():
         count, target = plan.parameters[run], plan.budgets.get(run)
-        budget = "" if target is None else f" ({(count - target) / target:+.1%} of the budget {target:,})"
+        budget = "" if target is None else f" ({_of(count, target)})"
         found.setdefault((method_name(spec), spec.rank, budget), []).append((count, plan.at_most.get(run)))
     return {key: _said(counts) for key, counts in found.items()}
+
+
+def _of(count: int, target: object) -> str:
+    """How far parameters are from a budget of them; of another budget what it says itself."""
+    return f"{(count - target) / target:+.1%} of the budget {target:,}" if isinstance(target, int) else str(target)
 
 
 def _said(counts: Sequence[tuple[int, int | None]]) -> str:

@@ -24,7 +24,7 @@ class Plan:
     """By run id, in the order of their first cells."""
     parameters: dict[str, int]
     """Trainable parameters by run id; of a run in `at_most` those at equal ranks."""
-    budgets: dict[str, int] = field(default_factory=dict)
+    budgets: dict[str, Any] = field(default_factory=dict)
     """The parameters for which a run's rank was solved, by run id; a run whose rank was given has none."""
     at_most: dict[str, int] = field(default_factory=dict)
     """The most trainable parameters, by id, of runs whose data decide the ranks of their modules."""
@@ -41,7 +41,7 @@ def make(cells: Sequence[Cell], check: Callable[[RunSpec], int] | None = None) -
     rows: list[Row] = []
     specs: dict[str, RunSpec] = {}
     parameters: dict[str, int] = {}
-    budgets: dict[str, int] = {}
+    budgets: dict[str, Any] = {}
     packs: dict[str, int] = {}
     mistakes: list[tuple[Cell, BadInput]] = []
     data, parts = _Data(), Parts()

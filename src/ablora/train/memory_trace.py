@@ -153,7 +153,8 @@ def _plane(count: Callable[[int, int], int]) -> Line:
     return Line(first - per_token * t - per_label * n, per_token, per_label)
 
 
-def _rows(tokens: int, labels: int = 1) -> Rows:
+def row_of(tokens: int, labels: int = 1) -> Rows:
+    """One sequence without numbers."""
     with torch.device("meta"):
         ids = torch.zeros(1, tokens, dtype=torch.long)
         ones = torch.ones(1, tokens, dtype=torch.bool)
@@ -167,7 +168,7 @@ def _trunk(run: Shadow, spec: RunSpec, tokens: int) -> tuple[int, int]:
     hooks = [layer.register_forward_hook(lambda *_: after.append(live.bytes)) for layer in run.layers]
     try:
         with live, torch.enable_grad():
-            rows = _rows(tokens)
+            rows = row_of(tokens)
             hidden = run.adapted.hidden(rows, draws)
             kept = live.bytes
             gradient = torch.empty_like(hidden)
@@ -187,7 +188,7 @@ def _trunk(run: Shadow, spec: RunSpec, tokens: int) -> tuple[int, int]:
 def _look(run: Shadow, tokens: int) -> int:
     live = Live(run.known())
     with live:
-        run.adapted.hidden(_rows(tokens))
+        run.adapted.hidden(row_of(tokens))
     return live.peak
 
 

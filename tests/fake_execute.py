@@ -16,6 +16,8 @@ from ablora.train.stop import Stopped, stop_flag
 
 MEMORY, DISK, BUG, DIES, SLOW, FENCED, DIVERGES, UNTIL, HUNGRY = 101, 102, 103, 104, 105, 106, 107, 108, 109
 """Seeds of runs that do not go well."""
+UNTILS = (UNTIL, 111, 112, 113)
+"""Seeds of runs that go on until they are told to end."""
 
 
 def execute(
@@ -24,6 +26,7 @@ def execute(
     roots: Roots,
     observers: Sequence[Observer],
     threads: int | None = None,
+    most_examples: int | None = None,
 ) -> None:
     """Has the contract of `ablora.train.execute.execute`; appends a line to executed.txt for every start."""
     for folder, claim in zip(pack, claims):
@@ -44,7 +47,7 @@ def _run(folder: RunFolder, claim: Claim, observers: Sequence[Observer]) -> None
             lines.append(folder.metrics, [record])
             for observer in observers:
                 observer.recorded(folder, record)
-            time.sleep(0.05 if spec.seed in (SLOW, UNTIL) else 0)
+            time.sleep(0.05 if spec.seed in (SLOW, *UNTILS) else 0)
             if flag.reason is not None:
                 raise Stopped(flag.reason)
             if step == 2 and _go_wrong(folder, spec.seed, begun):
@@ -60,8 +63,8 @@ def _run(folder: RunFolder, claim: Claim, observers: Sequence[Observer]) -> None
 
 
 def _is_last(folder: RunFolder, seed: int, step: int) -> bool:
-    """Step 3; SLOW makes 599, and UNTIL goes on until there is a file `go` among the runs."""
-    if seed == UNTIL:
+    """Step 3; SLOW makes 599, and UNTILS go on until there is a file `go` among the runs."""
+    if seed in UNTILS:
         return (folder.path.parent / "go").exists()
     return step >= (599 if seed == SLOW else 3)
 

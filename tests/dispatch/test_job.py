@@ -2,6 +2,7 @@
 
 import errno
 import json
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from ablora.dispatch.base import Interrupted, Job
 from ablora.dispatch.job import failure_class, work
 from ablora.spec import BadInput, RunSpec
 from ablora.store import lines
-from ablora.store.claims import is_held, latest, release, take
+from ablora.store.claims import Fenced, is_held, latest, release, take
 from ablora.store.run_folder import RunFolder, create
 from ablora.track import TrackerConfig
 from ablora.train.stop import Stopped
@@ -47,7 +48,8 @@ def test_every_run_is_executed_once_and_released(roots, spec):
 
 
 def test_a_failure_is_written_down_and_the_next_run_starts(roots, spec):
-    job, (memory, good) = job_of(roots, spec, fake_execute.MEMORY, 0)
+    one = replace(spec, train=replace(spec.train, batch_size=1))  # nothing to be cut
+    job, (memory, good) = job_of(roots, one, fake_execute.MEMORY, 0)
     work(job)
     failure = memory.read_failure()
     assert (failure["class"], failure["message"], failure["step"]) == ("out_of_memory", "4 GiB asked for", 2)
@@ -175,3 +177,96 @@ def test_a_tracker_that_cannot_be_made_stops_nothing(roots, spec, monkeypatch, c
 )
 def test_failure_classes(error, word):
     assert failure_class(error) == word
+
+
+def packed(job: Job) -> Job:
+    return replace(job, packs=(tuple(job.runs),))
+
+
+@pytest.mark.parametrize(("error", "kind"), [(ZeroDivisionError(), "bug"), (OSError(errno.ENOSPC, ""), "disk_full")])
+def test_a_failure_that_names_no_run_ends_its_own_and_no_other(roots, spec, monkeypatch, error, kind):
+    """A pack that fails as a whole is halved until it is known whose failure that is."""
+    job, folders = job_of(roots, spec, 0, 1, 2, 3, 4)
+    real = fake_execute.execute
+
+    def with_one_bad(pack, *rest):
+        if folders[2] in pack:
+            raise error
+        real(pack, *rest)
+
+    monkeypatch.setattr("ablora.dispatch.job.execute", with_one_bad)
+    work(packed(job))
+    assert [f.result.exists() for f in folders] == [True, True, False, True, True]
+    assert folders[2].read_failure()["class"] == kind
+    assert not any(map(is_held, folders))
+
+
+def test_a_pack_that_runs_out_of_memory_goes_on_in_halves(roots, spec, monkeypatch, capsys):
+    """Two fit at a time."""
+    sizes = []
+    real = fake_execute.execute
+
+    def narrow(pack, *rest):
+        sizes.append(len(pack))
+        if len(pack) > 2:
+            raise MemoryError("DefaultCPUAllocator: can't allocate memory")
+        real(pack, *rest)
+
+    monkeypatch.setattr("ablora.dispatch.job.execute", narrow)
+    job, folders = job_of(roots, spec, *range(5))
+    work(packed(job))
+    assert sizes == [5, 3, 2, 1, 2]
+    assert all(f.result.exists() for f in folders)
+    assert "a pack of 5 runs: out_of_memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("dropout", "asked"), [(0.0, [None, 4, 2, 1]), (0.1, [None])])
+def test_a_run_that_does_not_fit_alone_is_cut_where_no_number_depends_on_it(roots, spec, monkeypatch, dropout, asked):
+    given = []
+
+    def full(pack, claims, roots, observers, threads, most_examples):
+        given.append(most_examples)
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr("ablora.dispatch.job.execute", full)
+    wet = replace(spec, adapter=replace(spec.adapter, dropout=dropout), train=replace(spec.train, batch_size=8))
+    job, (folder,) = job_of(roots, wet, 0)
+    work(job)
+    assert given == asked
+    assert folder.read_failure()["class"] == "out_of_memory"
+
+
+def test_a_run_that_was_taken_over_leaves_its_pack(roots, spec, monkeypatch, capsys):
+    job, (first, lost, last) = job_of(roots, spec, 0, 1, 2)
+    real = fake_execute.execute
+
+    def overtaken(pack, *rest):
+        if lost in pack:
+            (lost.path / "claim.1.json").write_text("{}")
+            raise Fenced(f"run {lost.id}: claim 0 was taken over")
+        real(pack, *rest)
+
+    monkeypatch.setattr("ablora.dispatch.job.execute", overtaken)
+    work(packed(job))
+    assert [f.result.exists() for f in (first, lost, last)] == [True, False, True]
+    assert not lost.failure.exists()
+    assert "was taken over" in capsys.readouterr().err
+
+
+def test_an_error_that_was_dealt_with_holds_no_memory(roots, spec, monkeypatch):
+    """What the pack had on its way to the failure is gone when its halves begin."""
+    held = []
+    real = fake_execute.execute
+
+    def greedy(pack, *rest):
+        if len(pack) > 1:
+            large = torch.zeros(10)
+            held.append(weakref.ref(large))
+            raise MemoryError
+        assert [ref() for ref in held] == [None]
+        real(pack, *rest)
+
+    monkeypatch.setattr("ablora.dispatch.job.execute", greedy)
+    job, folders = job_of(roots, spec, 0, 1)
+    work(packed(job))
+    assert all(f.result.exists() for f in folders)

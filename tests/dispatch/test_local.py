@@ -51,7 +51,7 @@ def test_a_killed_worker_is_noticed_and_its_run_is_resumed(roots, capsys):
     dead = of_seed(roots, fake_execute.DIES)
     assert f"{dead.id} lost: its process died at step 2" in said
     assert main(["status", "s"]) == 0
-    assert "3 runs (2 done, 1 lost)" in capsys.readouterr().out
+    assert "3 runs (1 done, 2 lost)" in capsys.readouterr().out, "the run and its pack-mate"
     assert main(arguments) == 0
     assert starts(roots)[dead.id] == 2
     assert [r["step"] for r in lines.read(dead.metrics)] == [1, 2, 3]

@@ -94,8 +94,8 @@ def test_a_crash_and_a_resume_change_no_bit(base, tmp_path):
 def test_a_metric_that_is_no_number_ends_its_run_alone(base, tmp_path, monkeypatch, when):
     real = AnswerLoss.run
 
-    def broken(self, base, adapted, members):
-        outcomes = real(self, base, adapted, members)
+    def broken(self, base, adapted, members, kept):
+        outcomes = real(self, base, adapted, members, kept)
         steps.append(len(steps) * 4)
         return [Outcome({"answer_loss_nats": float("nan")}, []), outcomes[1]] if steps[-1] == when else outcomes
 

@@ -12,6 +12,7 @@ from ablora.store.atomic import Corrupted
 from ablora.store.claims import Fenced
 from ablora.store.roots import Roots
 from ablora.store.run_folder import create
+from ablora.train import checkpoint
 from ablora.train.stop import Stopped, stop_flag
 
 
@@ -163,7 +164,9 @@ def test_an_owner_that_was_replaced_stops_writing(base, roots):
     watcher.recorded = replaced
     with pytest.raises(Fenced):
         run(roots, spec, watcher=watcher)
-    assert not folder.checkpoint.exists()
+    saved = checkpoint.load(folder.checkpoint)
+    assert saved is not None
+    assert saved.counters["step"] == 0
     assert not folder.result.exists()
 
 

@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from ablora.config.loader import is_group, parse, require_choice
 from ablora.spec import BadInput, check
 
-EXECUTION = ("study", "tracker", "cluster", "sweep")
+EXECUTION = ("study", "tracker", "cluster", "pack", "memory", "sweep")
 """Top-level keys that say where and how a study runs, not what a run is."""
 BUDGET = "budget"
 """The top-level key that solves the rank of each cell; like those it is no field of a specification."""
@@ -97,7 +97,10 @@ def _from_values(loader: ConfigLoader, key: str, values: Any) -> Axis:
     for value in listed:
         check(not _has_mapping(value), where, value, "a number, a text, a list of those, or null")
     check(
-        _head(key) not in EXECUTION, where, values, "an axis of the runs; write study, tracker, cluster beside `sweep`"
+        _head(key) not in EXECUTION,
+        where,
+        values,
+        "an axis of the runs; write study, tracker, cluster, pack and memory beside `sweep`",
     )
     choices = tuple(Value(f"{key}={_text(value)}", value) for value in listed)
     _require_choices(loader, key, choices)

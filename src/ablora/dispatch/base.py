@@ -1,5 +1,6 @@
 """What a place to run does: drain a job's packs. Its value is one of conf/cluster."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -43,6 +44,17 @@ class Cluster(Protocol):
     @property
     def needs_folder(self) -> bool: ...
 
+    @property
+    def places(self) -> int:
+        """Packs that it runs at once and that had better not be fewer; 1 where a pack more has to wait anyway, or
+        costs a machine more."""
+        ...
+
+    @property
+    def memory_gib(self) -> float | None:
+        """What one pack may take; None where that is not known."""
+        ...
+
     def require_usable(self, packs: int) -> None:
         """Refuse, before anything is written, a place that is not there or would not take so many packs."""
         ...
@@ -50,6 +62,14 @@ class Cluster(Protocol):
     def follow(self, job: Job, folder: Path | None) -> bool:
         """Watch runs that an earlier command sent until none of them waits or runs; False: it does not watch."""
         ...
+
+
+def host_memory_gib() -> float | None:
+    """Of this machine, in all; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    except (ValueError, OSError):
+        return None
 
 
 class Interrupted(Exception):  # noqa: N818 -- what happened

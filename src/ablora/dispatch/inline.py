@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablora.dispatch.base import Job
+from ablora.dispatch.base import Job, host_memory_gib
 from ablora.dispatch.progress import RunProgress
 from ablora.spec import check
 
@@ -21,6 +21,14 @@ class Inline:
     @property
     def needs_folder(self) -> bool:
         return False
+
+    @property
+    def places(self) -> int:
+        return 1
+
+    @property
+    def memory_gib(self) -> float | None:
+        return host_memory_gib()
 
     def require_usable(self, packs: int) -> None:
         """This machine is always there."""

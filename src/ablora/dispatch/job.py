@@ -1,17 +1,20 @@
 """Work through a job's packs in this process: claim, execute, and put a failure where it belongs: in its run."""
 
 import errno
+import gc
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from ablora.data._base import DataError
 from ablora.dispatch.base import Interrupted, Job
-from ablora.spec import BadInput, RunSpec
+from ablora.spec import BadInput, RunSpec, micro_batch_matters
 from ablora.store import atomic, lines
 from ablora.store.claims import Alive, Claim, Fenced, alive_here, latest, release, take
 from ablora.store.run_folder import FailureClass, RunFolder, State, folder_of
@@ -63,22 +66,87 @@ def _is_over(folder: RunFolder) -> bool:
     return folder.result.exists() or folder.failure.exists()
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Runs that train together now: a pack, or what was cut out of one."""
+
+    claims: tuple[Claim, ...]
+    most_examples: int | None = None
+
+
 def _run_pack(claims: Sequence[Claim], job: Job, observers: Sequence[Observer], threads: int | None) -> None:
-    folders = [claim.folder for claim in claims]
+    """Train a pack; one that fails as a whole goes on in halves, until whose failure it is can be told.
+
+    A failure that names no run may be any one's, or that of all of them together (memory). The halves go on from
+    their checkpoints, so what is done twice is at most what was done since.
+    """
+    waiting = [_Part(tuple(claims))]
     try:
-        execute(folders, claims, job.roots, observers, threads)
-    except (Stopped, KeyboardInterrupt) as stop:
-        raise Interrupted from stop
-    except Fenced as fenced:
-        print(f"ablora: {fenced}; it goes on there", file=sys.stderr)
-    except Exception as error:
-        for claim in claims:
-            if not _is_over(claim.folder):
-                _fail(claim, error, observers)
+        while waiting:
+            part = waiting.pop(0)
+            error = _attempt(part, job, observers, threads)
+            if error is not None:
+                waiting[:0] = _after(part, error, observers)
     finally:
         for claim in claims:
             with suppress(OSError):  # a full disk; the claim then ends with this process
                 release(claim)
+
+
+def _attempt(part: _Part, job: Job, observers: Sequence[Observer], threads: int | None) -> Exception | None:
+    """What stood in the way of a part's results; its frames are emptied, as they hold the memory that ran out."""
+    folders = [claim.folder for claim in part.claims]
+    try:
+        execute(folders, part.claims, job.roots, observers, threads, part.most_examples)
+    except (Stopped, KeyboardInterrupt) as stop:
+        raise Interrupted from stop
+    except Exception as error:
+        _empty(error)
+        return error
+    return None
+
+
+def _empty(error: BaseException | None) -> None:
+    """Rid the frames of an error, and of those it came from, of their variables; its text stays."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    gc.collect()
+
+
+def _after(part: _Part, error: Exception, observers: Sequence[Observer]) -> list[_Part]:
+    """How a part goes on that was stopped by an error: without those that others have taken over, in halves, in
+    smaller micro-batches; or not at all, and then the error is its run's."""
+    mine = [claim for claim in part.claims if not _is_over(claim.folder) and _is_mine(claim)]
+    if isinstance(error, Fenced):
+        print(f"ablora: {error}; it goes on there", file=sys.stderr)
+        return [replace(part, claims=tuple(mine))] if 0 < len(mine) < len(part.claims) else []
+    if len(mine) > 1:
+        middle = -(-len(mine) // 2)
+        print(f"ablora: a pack of {len(mine)} runs: {failure_class(error)}: {error}; going on with halves of it, each "
+              "from its checkpoints", file=sys.stderr)  # fmt: skip
+        return [replace(part, claims=tuple(half)) for half in (mine[:middle], mine[middle:])]
+    if mine and failure_class(error) == "out_of_memory" and (fewer := _fewer(mine[0], part)) is not None:
+        print(f"ablora: run {mine[0].folder.id}: {error}; going on with {fewer} examples at a time", file=sys.stderr)
+        return [replace(part, claims=tuple(mine), most_examples=fewer)]
+    for claim in mine:
+        _fail(claim, error, observers)
+    return []
+
+
+def _is_mine(claim: Claim) -> bool:
+    try:
+        claim.fence()
+    except Fenced:
+        return False
+    return True
+
+
+def _fewer(claim: Claim, part: _Part) -> int | None:
+    """Half the examples per pass; None where that would change the run's numbers, or there is one."""
+    spec = claim.folder.read_spec()
+    now = part.most_examples or spec.train.micro_batch or spec.train.batch_size
+    return None if now == 1 or micro_batch_matters(spec) else now // 2
 
 
 def _fail(claim: Claim, error: Exception, observers: Sequence[Observer]) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from submitit import Job as Worker
 from submitit import LocalExecutor
 
-from ablora.dispatch.base import Interrupted, Job
+from ablora.dispatch.base import Interrupted, Job, host_memory_gib
 from ablora.dispatch.progress import StudyProgress
 from ablora.dispatch.worker import work_in_worker
 from ablora.spec import check
@@ -45,6 +45,15 @@ class Local:
     @property
     def needs_folder(self) -> bool:
         return True
+
+    @property
+    def places(self) -> int:
+        return self.workers
+
+    @property
+    def memory_gib(self) -> float | None:
+        host = host_memory_gib()
+        return None if host is None else host / self.workers
 
     def require_usable(self, packs: int) -> None:
         """This machine is always there."""

@@ -1,8 +1,9 @@
-"""Live progress on stderr: the run that trains here with its loss, tokens/s and time left; or how many are done."""
+"""Live progress on stderr: each run that trains here with its loss, tokens/s and time left; or how many are done."""
 
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,15 +26,22 @@ BESIDE_THE_BAR = ("loss", "speed")
 """What fits into 80 columns with the bar and the time left; the evaluations stand in the last line of a run."""
 
 
+@dataclass(slots=True)
+class _Shown:
+    """A run that trains."""
+
+    bar: TaskID
+    started_s: float
+    facts: dict[str, str] = field(default_factory=dict)
+
+
 class RunProgress:
-    """An observer: one bar for the run that trains, and one over the runs when there are several."""
+    """An observer: a bar for each run that trains, and one over the runs when there are several."""
 
     def __init__(self, total: int):
         self.bars = _bars()
         self.overall = self.bars.add_task("runs", total=total, facts="") if total > 1 else None
-        self.current: TaskID | None = None
-        self.facts: dict[str, str] = {}
-        self.started_s = time.monotonic()
+        self.shown: dict[str, _Shown] = {}
 
     def __enter__(self) -> Self:
         self.bars.start()
@@ -45,39 +53,42 @@ class RunProgress:
         self.bars.stop()
 
     def started(self, folder: RunFolder, spec: RunSpec, step: int) -> None:
-        self.facts, self.started_s = {}, time.monotonic()
+        if (before := self.shown.pop(folder.id, None)) is not None:  # what is left of a pack that was cut
+            self.bars.remove_task(before.bar)
         name = f"{folder.id} {getattr(spec.method, 'name', '')}".strip()
-        self.current = self.bars.add_task(name, total=spec.train.max_steps, completed=step, facts="")
+        bar = self.bars.add_task(name, total=spec.train.max_steps, completed=step, facts="")
+        self.shown[folder.id] = _Shown(bar, time.monotonic())
 
     def recorded(self, folder: RunFolder, record: Mapping[str, Any]) -> None:
+        shown = self.shown[folder.id]
         if record.get("kind") == "train":
-            self.facts["loss"] = f"loss {record['loss_nats']:.3f} nats"
-            self._show(completed=record["step"])
+            shown.facts["loss"] = f"loss {record['loss_nats']:.3f} nats"
+            self._show(shown, completed=record["step"])
         elif record.get("kind") == "eval":
             for metric, value in record["metrics"].items():
                 name = metric_name(record["split"], metric)
-                self.facts[name] = f"{name} {value:.3f}"
-            self._show()
+                shown.facts[name] = f"{name} {value:.3f}"
+            self._show(shown)
 
     def timed(self, folder: RunFolder, record: Mapping[str, Any]) -> None:
         if "tokens_per_s" in record:
-            self.facts["speed"] = f"{record['tokens_per_s']:,.0f} tokens/s"
-            self._show()
+            shown = self.shown[folder.id]
+            shown.facts["speed"] = f"{record['tokens_per_s']:,.0f} tokens/s"
+            self._show(shown)
 
     def finished(self, folder: RunFolder, state: State) -> None:
-        if self.current is not None:
-            self.bars.remove_task(self.current)
-            self.current = None
         if self.overall is not None:
             self.bars.advance(self.overall)
-        facts = "  ".join(value for key, value in self.facts.items() if key != "speed")
-        seconds = time.monotonic() - self.started_s
-        print_line(self.bars, f"{folder.id} {state} in {seconds:.0f} s  {facts}".rstrip())
+        took, facts = "", ""
+        if (shown := self.shown.pop(folder.id, None)) is not None:  # None: it failed before it began
+            self.bars.remove_task(shown.bar)
+            took = f" in {time.monotonic() - shown.started_s:.0f} s"
+            facts = "  ".join(value for key, value in shown.facts.items() if key != "speed")
+        print_line(self.bars, f"{folder.id} {state}{took}  {facts}".rstrip())
 
-    def _show(self, **changes: Any) -> None:
-        if self.current is not None:
-            shown = [self.facts[key] for key in BESIDE_THE_BAR if key in self.facts]
-            self.bars.update(self.current, facts="  ".join(shown), **changes)
+    def _show(self, shown: _Shown, **changes: Any) -> None:
+        facts = "  ".join(shown.facts[key] for key in BESIDE_THE_BAR if key in shown.facts)
+        self.bars.update(shown.bar, facts=facts, **changes)
 
 
 class StudyProgress:

@@ -89,6 +89,14 @@ def configuration() -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
+def gib(text: str) -> float:
+    """An amount of memory as SLURM writes it: a number of megabytes, or one with K, M, G or T behind it."""
+    number, unit = text.rstrip("B"), "M"
+    if number[-1] in "KMGT":
+        number, unit = number[:-1], number[-1]
+    return float(number) * 1024.0 ** ("KMGT".index(unit) - 2)
+
+
 def minutes(text: str | int) -> int | None:
     """A time as SLURM writes and reads it, rounded up to minutes; None for one without an end.
 

@@ -86,6 +86,16 @@ class Slurm:
         return True
 
     @property
+    def places(self) -> int:
+        return 1
+
+    @property
+    def memory_gib(self) -> float | None:
+        if self.memory is None or self.gpu_count:  # with a GPU it is the device's that counts, which is not known here
+            return None
+        return scheduler.gib(self.memory)
+
+    @property
     def gpu_count(self) -> int:
         return int(str(self.gpus).rpartition(":")[2])
 

@@ -8,6 +8,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from ablora.dispatch.base import Interrupted, Job
+from ablora.store import lines
 from ablora.store.claims import alive_here, latest, owner_of, whoami
 from ablora.store.run_folder import RunFolder, folder_of
 
@@ -73,8 +74,10 @@ def _is_earlier_self(owner: Mapping[str, Any]) -> bool:
     return same and owner["restart"] < me["restart"]
 
 
-def _progress(folder: RunFolder, step: int) -> tuple[int, bool]:
-    return step, folder.result.exists() or folder.failure.exists()
+def _progress(folder: RunFolder, step: int) -> tuple[int, int, bool]:
+    """Steps, items of an evaluation under way, and whether it is over."""
+    items = sum(1 for path in folder.path.glob("evals/*.partial.jsonl") for _ in lines.read(path))
+    return step, items, folder.result.exists() or folder.failure.exists()
 
 
 def _signal_of(stop: BaseException) -> signal.Signals | None:

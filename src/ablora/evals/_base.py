@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ablora.data._base import Dataset, Example
 from ablora.data.encode import Encoded
+from ablora.evals._kept import Kept
 from ablora.method.adaptation import Adaptation
 from ablora.models.base import Base
 from ablora.store.run_folder import TEXT
@@ -41,10 +42,13 @@ class Evaluation(Protocol):
     @property
     def max_items(self) -> int | None: ...
 
-    def run(self, base: Base, adapted: Adaptation, members: Sequence[Items]) -> Sequence[Outcome | None]:
+    def run(
+        self, base: Base, adapted: Adaptation, members: Sequence[Items], kept: Kept | None = None
+    ) -> Sequence[Outcome | None]:
         """Evaluate every member on its own items, without dropout and without gradients.
 
-        None for a member to which the question does not apply: nothing is written of it.
+        A member without items is not asked. None for a member that is not asked, or to which the question does not
+        apply: nothing is written of it. `kept`: what was found before a stop, and where to add to it.
         """
         ...
 

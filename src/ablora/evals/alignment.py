@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ablora.evals._base import Items, Outcome
 from ablora.evals._equivalent import Flow, align
+from ablora.evals._kept import Kept
 from ablora.method.adaptation import Adaptation, label_losses_of
 from ablora.method.attach import Adapted
 from ablora.method.lowrank import LowRank
@@ -56,16 +57,22 @@ class Alignment:
     def __post_init__(self) -> None:
         check(self.max_items >= 1, "max_items", self.max_items, "an integer of at least 1")
 
-    def run(self, base: Base, adapted: Adaptation, members: Sequence[Items]) -> list[Outcome | None]:
+    def run(
+        self, base: Base, adapted: Adaptation, members: Sequence[Items], kept: Kept | None = None
+    ) -> list[Outcome | None]:
         if not isinstance(adapted, Adapted):
             return [None] * len(members)
         methods = [m.method for m in adapted.members]
-        asked = [i for i, m in enumerate(methods) if isinstance(m, LowRank) and isinstance(m.structure, Pair | Experts)]
+        asked = [i for i, m in enumerate(methods) if members[i].encoded and _has_equivalent(m)]
         if not asked:
             return [None] * len(members)
         rows = lay_out([m.encoded if i in asked else () for i, m in enumerate(members)], base.model.device)
         inputs, deltas = _backward(base, adapted, rows)
         return [_outcome(adapted, i, rows, inputs, deltas) if i in asked else None for i in range(len(members))]
+
+
+def _has_equivalent(method: object) -> bool:
+    return isinstance(method, LowRank) and isinstance(method.structure, Pair | Experts)
 
 
 def _backward(base: Base, adapted: Adapted, rows: Rows) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -8,6 +8,7 @@ import torch
 
 from ablora.data.encode import Encoded
 from ablora.evals._base import Items, Outcome
+from ablora.evals._kept import Kept, nothing
 from ablora.method.adaptation import Adaptation, label_losses_of
 from ablora.models.base import Base
 from ablora.models.rows import lay_out
@@ -34,15 +35,16 @@ class AnswerLoss:
         check(self.max_items is None or self.max_items >= 1, "max_items", self.max_items, "null, or at least 1")
 
     @torch.no_grad()
-    def run(self, base: Base, adapted: Adaptation, members: Sequence[Items]) -> list[Outcome]:
-        losses: list[list[float]] = [[] for _ in members]
-        for chunk in chunks_of([m.encoded for m in members]):
+    def run(
+        self, base: Base, adapted: Adaptation, members: Sequence[Items], kept: Kept | None = None
+    ) -> list[Outcome | None]:
+        kept = kept or nothing(len(members))
+        for chunk in chunks_of([m.encoded[len(done) :] for m, done in zip(members, kept.found)]):
             rows = lay_out(chunk, base.model.device)
             nats = label_losses_of(adapted, rows).double().cpu()
             sums = torch.zeros(sum(map(len, chunk)), dtype=torch.float64).index_add_(0, rows.owner.cpu(), nats)
-            for mine, part in zip(losses, sums.split([len(run) for run in chunk])):
-                mine.extend(part.tolist())
-        return [_outcome(m, mine) for m, mine in zip(members, losses)]
+            kept.add([part.tolist() for part in sums.split([len(run) for run in chunk])])
+        return [_outcome(m, losses) if m.encoded else None for m, losses in zip(members, kept.found)]
 
 
 def _outcome(member: Items, losses: Sequence[float]) -> Outcome:

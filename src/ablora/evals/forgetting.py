@@ -13,6 +13,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 from ablora.data.text import Chunk, Corpus, cut, spread, stream_of
 from ablora.evals._base import TEXT, Items, Outcome
 from ablora.evals._divergence import Compared, against_base
+from ablora.evals._kept import Kept, nothing
 from ablora.method.adaptation import Adaptation
 from ablora.models.base import Base
 from ablora.models.rows import head_of, lay_out
@@ -70,12 +71,15 @@ class Forgetting:
         check(context is None or self.chunk_tokens <= context, "chunk_tokens", self.chunk_tokens, legal)
 
     @torch.no_grad()
-    def run(self, base: Base, adapted: Adaptation, members: Sequence[Items] = ()) -> list[Outcome]:
+    def run(
+        self, base: Base, adapted: Adaptation, members: Sequence[Items] = (), kept: Kept | None = None
+    ) -> list[Outcome]:
         self.check_model(base.model.config)
         chunks = self.chunks(base)
-        columns = _columns(base, adapted, chunks)
-        return [_outcome(chunks, {name: column[i].tolist() for name, column in columns.items()})
-                for i in range(len(adapted.records))]  # fmt: skip
+        kept = kept or nothing(len(adapted.records))
+        for group in _left(chunks, kept):
+            kept.add(_sums(base, adapted, group))
+        return [_outcome(chunks, mine) for mine in kept.found]
 
     def chunks(self, base: Base) -> list[Chunk]:
         """The chunks that are evaluated, in the corpus's order."""
@@ -92,17 +96,29 @@ def _stream(
     return stream_of(corpus, tokenizer, vocabulary)
 
 
-def _columns(base: Base, adapted: Adaptation, chunks: Sequence[Chunk]) -> dict[str, Float64[Tensor, "runs chunks"]]:
-    """Sums over each chunk's positions, by name."""
-    parts: list[dict[str, Tensor]] = []
+def _left(chunks: Sequence[Chunk], kept: Kept) -> Iterator[list[Chunk]]:
+    """The groups of chunks that not all members have. All of a pass' rows are the same chunks, so a member that is
+    ahead of its pack-mates (its last line was whole, theirs was not) drops what it has of a group that is taken again.
+    """
+    at, have = 0, min(map(len, kept.found))
     for group in _groups(chunks):
-        sums: dict[str, Tensor] = {}
-        for compared, owner in _compared(base, adapted, group):
-            for name, values in _named(compared).items():
-                blank = values.new_zeros(len(adapted.records), len(group), dtype=torch.float64)
-                sums[name] = sums.get(name, blank).index_add(1, owner, values.double())
-        parts.append(sums)
-    return {name: torch.cat([sums[name] for sums in parts], dim=1).cpu() for name in parts[0]}
+        at += len(group)
+        if at > have:
+            for mine in kept.found:
+                del mine[at - len(group) :]
+            yield group
+
+
+def _sums(base: Base, adapted: Adaptation, group: Sequence[Chunk]) -> list[list[dict[str, float]]]:
+    """By member and chunk: sums over the chunk's positions, by name."""
+    sums: dict[str, Float64[Tensor, "runs chunks"]] = {}
+    for compared, owner in _compared(base, adapted, group):
+        for name, values in _named(compared).items():
+            blank = values.new_zeros(len(adapted.records), len(group), dtype=torch.float64)
+            sums[name] = sums.get(name, blank).index_add(1, owner, values.double())
+    by_name = {name: values.tolist() for name, values in sums.items()}
+    return [[{name: rows[i][c] for name, rows in by_name.items()} for c in range(len(group))]
+            for i in range(len(adapted.records))]  # fmt: skip
 
 
 def _named(compared: Compared) -> dict[str, Tensor]:
@@ -148,13 +164,12 @@ def _groups(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
     yield group
 
 
-def _outcome(chunks: Sequence[Chunk], columns: dict[str, list[float]]) -> Outcome:
+def _outcome(chunks: Sequence[Chunk], found: Sequence[dict[str, float]]) -> Outcome:
     tokens = sum(chunk.scored for chunk in chunks)
     records: list[dict[str, Any]] = []
-    for i, chunk in enumerate(chunks):
-        sums = {name: column[i] for name, column in columns.items()}
+    for chunk, sums in zip(chunks, found, strict=True):
         records.append({"item": chunk.item, "tokens": chunk.scored, **sums, "agree": int(sums["agree"])})
-    means = {name: sum(column) / tokens for name, column in columns.items()}
+    means = {name: sum(sums[name] for sums in found) / tokens for name in found[0]}
     metrics = {
         "forgetting_nats": means["forgetting_nats"],
         "forgetting_floor_nats": means["floor_nats"],

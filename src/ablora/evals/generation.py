@@ -1,13 +1,15 @@
 """Greedy generation, and whether the answer in it is the right one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from transformers import StoppingCriteria
 
 from ablora.evals._base import Items, Outcome
+from ablora.evals._kept import Kept, nothing
 from ablora.method.adaptation import Adaptation
 from ablora.models.base import Base
 from ablora.spec import check
@@ -36,17 +38,18 @@ class Generation:
         check(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "an integer of at least 1")
 
     @torch.no_grad()
-    def run(self, base: Base, adapted: Adaptation, members: Sequence[Items]) -> list[Outcome]:
-        texts: list[list[str]] = [[] for _ in members]
-        longest = max(len(m.encoded) for m in members)
-        for start in range(0, longest, BATCH):
-            prompts = [[e.input_ids[: e.answer_start] for e in m.encoded[start : start + BATCH]] for m in members]
-            for mine, new in zip(texts, self._generate(base, adapted, prompts)):
-                mine.extend(new)
-        return [_outcome(m, mine) for m, mine in zip(members, texts)]
+    def run(
+        self, base: Base, adapted: Adaptation, members: Sequence[Items], kept: Kept | None = None
+    ) -> list[Outcome | None]:
+        kept = kept or nothing(len(members))
+        while any(len(done) < len(m.encoded) for m, done in zip(members, kept.found)):
+            batch = [m.encoded[len(done) : len(done) + BATCH] for m, done in zip(members, kept.found)]
+            prompts = [[e.input_ids[: e.answer_start] for e in mine] for mine in batch]
+            kept.add(self._generate(base, adapted, prompts, kept.pause))
+        return [_outcome(m, texts) if m.encoded else None for m, texts in zip(members, kept.found)]
 
     def _generate(
-        self, base: Base, adapted: Adaptation, prompts: Sequence[Sequence[tuple[int, ...]]]
+        self, base: Base, adapted: Adaptation, prompts: Sequence[Sequence[tuple[int, ...]]], pause: Callable[[], None]
     ) -> list[list[str]]:
         """New text per run and prompt; rows are run-major and, for the adapters, equally many per run."""
         most = max(map(len, prompts))
@@ -60,9 +63,21 @@ class Generation:
             do_sample=False,
             eos_token_id=base.end_id,
             pad_token_id=base.end_id,
+            stopping_criteria=[_Pausing(pause)],
         )
         texts = base.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
         return [texts[i * most : i * most + len(run)] for i, run in enumerate(prompts)]
+
+
+class _Pausing(StoppingCriteria):
+    """Never says that a text is complete; lets `pause` raise between two tokens."""
+
+    def __init__(self, pause: Callable[[], None]):
+        self._pause = pause
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        self._pause()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def pad_left(prompts: Sequence[Sequence[int]], fill: int) -> tuple[Tensor, Tensor]:

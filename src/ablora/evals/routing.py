@@ -9,6 +9,7 @@ import torch
 
 from ablora.data.encode import Encoded
 from ablora.evals._base import Items, Outcome
+from ablora.evals._kept import Kept
 from ablora.evals._routes import Labels, Routes, mutual_information
 from ablora.evals.answer_loss import chunks_of
 from ablora.method.adaptation import Adaptation
@@ -48,15 +49,23 @@ class Routing:
         check(self.max_items is None or self.max_items >= 1, "max_items", self.max_items, "null, or at least 1")
 
     @torch.no_grad()
-    def run(self, base: Base, adapted: Adaptation, members: Sequence[Items]) -> list[Outcome | None]:
+    def run(
+        self, base: Base, adapted: Adaptation, members: Sequence[Items], kept: Kept | None = None
+    ) -> list[Outcome | None]:
         if not isinstance(adapted, Adapted):
             return [None] * len(members)
-        mixtures = [i for i, m in enumerate(adapted.members) if m.method and m.method.structure.experts > 1]
+        mixtures = [
+            i
+            for i, m in enumerate(adapted.members)
+            if m.method and m.method.structure.experts > 1 and members[i].encoded
+        ]
         if not mixtures:
             return [None] * len(members)
         bins = {i: frequency_bins(members[i].encoded) for i in mixtures}
         routes: dict[int, dict[str, Routes]] = {i: {} for i in mixtures}
         for chunk in chunks_of([m.encoded if i in bins else () for i, m in enumerate(members)]):
+            if kept is not None:
+                kept.pause()
             _forward(base, adapted, chunk)
             for i in mixtures:
                 if chunk[i]:

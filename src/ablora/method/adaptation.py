@@ -108,6 +108,10 @@ class Adaptation(Protocol):
         """Write what the member learnt, each file whole."""
         ...
 
+    def keep(self, members: Sequence[int]) -> None:
+        """Let the other members go, at least one and not all; these take the rows 0, 1, ... in their order."""
+        ...
+
     def detach(self) -> None: ...
 
 

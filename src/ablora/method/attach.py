@@ -69,6 +69,20 @@ class Adapted:
         for row, record in enumerate(records):
             if record is not None:
                 self._records[row][layer.name] = record
+        self._place(layer)
+
+    def keep(self, members: Sequence[int]) -> None:
+        """Let the other members go; these take the rows 0, 1, ... in their order. Call it between steps."""
+        self.members = tuple(self.members[i] for i in members)
+        self._records = [self._records[i] for i in members]
+        self._places = [{} for _ in members]
+        self.state.runs = len(members)
+        self.state.stats.clear()
+        for layer in self.modules.values():
+            layer.keep(members)
+            self._place(layer)
+
+    def _place(self, layer: PackedLinear) -> None:
         for group in layer.groups:
             for row in range(group.rows.start, group.rows.stop):
                 if group.stack is not None:

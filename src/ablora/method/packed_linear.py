@@ -1,6 +1,6 @@
 """A linear layer with the adapters of all runs of a pack."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -125,9 +125,21 @@ class PackedLinear(nn.Module):
         mask = None if draws is None else pack_mask(draws, self.name, (x.shape[1], x.shape[2]))
         return x if mask is None else x * mask.to(x)
 
-    def map_groups(self, visit: Callable[[Group], None]) -> None:
-        for group in self.groups:
-            visit(group)
+    def keep(self, members: Sequence[int]) -> None:
+        """Only these rows of the pack, in their order."""
+        self.groups = tuple(_kept(self.groups, members))
+
+
+def _kept(groups: Sequence[Group], members: Sequence[int]) -> Iterator[Group]:
+    first = 0
+    for group in groups:
+        own = [member - group.rows.start for member in members if group.rows.start <= member < group.rows.stop]
+        if not own:
+            continue
+        if group.stack is not None and len(own) < group.rows.stop - group.rows.start:
+            group.stack.keep(own)
+        yield Group(group.structure, slice(first, first + len(own)), group.stack)
+        first += len(own)
 
 
 def _split(tensor: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:

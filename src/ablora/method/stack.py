@@ -59,6 +59,19 @@ class Stack:
         assert view.is_contiguous(), (key, stacked.shape, self._shapes[run][key])
         return view
 
+    def keep(self, runs: Sequence[int]) -> None:
+        """Let the other runs go; those that stay keep their parameter objects, and so their optimizers' state."""
+        views, constants = [self.views[i] for i in runs], [self.constants(i) for i in runs]
+        self._shapes = [self._shapes[i] for i in runs]
+        self._frozen_shapes = [self._frozen_shapes[i] for i in runs]
+        with torch.no_grad():
+            self.leaves = {key: pad_stack([own[key].data for own in views]).requires_grad_() for key in self.leaves}
+            self.frozen = {key: pad_stack([own[key] for own in constants]) for key in self.frozen}
+        self.views = views
+        for run, own in enumerate(views):
+            for key, parameter in own.items():
+                parameter.data, parameter.grad = self._cut(self.leaves[key].data, run, key), None
+
     def hand_out_gradients(self) -> None:
         """Give every run's parameters their part of the stacked gradient (a view; nothing is copied)."""
         for run, views in enumerate(self.views):

@@ -118,6 +118,9 @@ class Tuned:
         write_json(folder / "adapter_config.json", {**plain(config), **own})
         save_exact(folder, self.trained, self.records[member], peft=True)
 
+    def keep(self, members: Sequence[int]) -> None:
+        raise AssertionError("a pack of one run has nobody to let go")
+
     def detach(self) -> None:
         """The base was not touched."""
 

@@ -106,6 +106,9 @@ class WholeModel:
     def save(self, member: int, folder: Path) -> None:
         save_exact(folder, self.trained, self.records[member], peft=False)
 
+    def keep(self, members: Sequence[int]) -> None:
+        raise AssertionError("a pack of one run has nobody to let go")
+
     def detach(self) -> None:
         self._put(self._own)
 

@@ -95,6 +95,11 @@ def is_held_beside(folder: RunFolder) -> bool:
     return is_here(owner) and owner["pid"] != os.getpid() and alive_here(owner)
 
 
+def deaths(folder: RunFolder) -> int:
+    """How many owners ended without a word: killed, or with their machine. Of a run that nobody holds now."""
+    return sum(not _released(folder, generation) for generation in range(latest(folder) + 1))
+
+
 def take(folder: RunFolder, alive: Alive = alive_here) -> Claim | None:
     """Claim the run for this process, or None while a living process holds it.
 

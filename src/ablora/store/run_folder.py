@@ -7,9 +7,11 @@ events.jsonl       {"time_s", "state", ...} one line per state transition
 metrics.jsonl      {"kind": "train", "step", "loss_nats", "lr", ...}, {"kind": "eval", "step", "task", ...}, or where
                    ranks move {"kind": "ranks", "step", "moved", "probe_loss_nats", and each module's rank from then};
                    a line holds nothing that a second, equal run would not repeat
-timing.jsonl       {"step", "wall_s", "tokens", "tokens_per_s", ...}: what differs from machine to machine
+timing.jsonl       {"step", "wall_s", "tokens", "tokens_per_s", "pack", ...}: what differs from machine to machine;
+                   wall_s is that of the pack, whose size stands beside it
 evals/<task>.jsonl one line per item of the last evaluation: {"item", "step", ...}; an item is one of the data set,
                    a chunk of a corpus, or a module; no file where the question does not apply
+evals/<task>.partial.jsonl  {"step", "place", "value"}: what an evaluation under way has found, item by item
 checkpoint/        two slots; gone when the run is done
 adapter/           the final factors
 result.json        {"schema", "id", "step", "metrics": {...}, "trainable_parameters", "modules"}: written last
@@ -80,6 +82,9 @@ class RunFolder:
     @property
     def failure(self) -> Path:
         return self.path / "failure.json"
+
+    def partial(self, task: str) -> Path:
+        return self.path / "evals" / f"{task}.partial.jsonl"
 
     def items(self, task: str) -> Path:
         return self.path / "evals" / f"{task}.jsonl"

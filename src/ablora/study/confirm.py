@@ -17,6 +17,7 @@ from ablora.spec import BadInput, RunSpec, check
 from ablora.store import atomic
 from ablora.store.roots import Roots
 from ablora.store.run_folder import create, folder_of
+from ablora.study.execution import execution_of
 from ablora.study.manifest import Row, StudyFolder, merged
 from ablora.study.plan import Plan
 from ablora.study.status import failure_class_of, standings
@@ -117,10 +118,12 @@ def advance(roots: Roots, study: StudyFolder) -> list[Row] | None:
         new = list(_chosen(roots, confirm, candidates, rows))
         if not new:
             return None
-        for candidate in new:
-            create(roots, build(candidate.spec, RunSpec))
-        grown = merged(rows, [*rows, *(candidate.row for candidate in new)], study.name)
+        specs = {candidate.row.id: build(candidate.spec, RunSpec) for candidate in new}
+        for spec in specs.values():
+            create(roots, spec)
         plan = study.read_plan()
+        execution = execution_of({**plan["execution"], "study": study.name})
+        grown = merged(rows, [*rows, *(candidate.row for candidate in new)], study.name, execution.pack(specs))
         study.write(grown, plan["overrides"], plan["execution"])
     return grown
 

@@ -8,6 +8,7 @@ from ablora.study.cell import Cell
 from ablora.study.confirm import TUNE, Arm, Confirm, asked, require_fresh
 from ablora.study.execution import Execution
 from ablora.study.manifest import Row, merged, study_folder
+from ablora.study.packing import whys
 from ablora.study.plan import Plan, derived_name, make, method_name
 from ablora.study.reconcile import reconcile
 from ablora.study.status import counts
@@ -26,7 +27,7 @@ def describe(
     study = study_folder(roots, execution.study or derived_name(plan))
     if confirm is not None:
         require_fresh(confirm, plan)
-    rows = merged(study.rows(), asked(plan, study.rows()), study.name)
+    rows = merged(study.rows(), asked(plan, study.rows()), study.name, execution.pack(plan.specs))
     gap = reconcile(roots, rows)
     duplicates = len(rows) - len({row.id for row in rows})
     yield f"study {study.name}{' (exists)' if study.manifest.exists() else ''}"
@@ -35,7 +36,9 @@ def describe(
     yield f"runs: {counts(gap.found)}"
     yield from _second_stage(rows, confirm)
     place = type(execution.cluster).__name__.lower()
-    yield f"to run: {sum(map(len, gap.packs))} runs in {len(gap.packs)} packs ({place})"
+    packs = "1 pack" if len(gap.packs) == 1 else f"{len(gap.packs)} packs"
+    yield f"to run: {sum(map(len, gap.packs))} runs in {packs} ({place})"
+    yield from (f"  {line}" for line in whys(plan.specs) if execution.packing.runs > 1)
     yield "trainable parameters:"
     for (method, rank, budget), count in sorted(_parameters(plan).items(), key=str):
         yield f"  {method:<16} rank {rank}: {count}{budget}"

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablora.dispatch.base import Cluster
-from ablora.spec import BadInput, check
+from ablora.spec import BadInput, RunSpec, check
+from ablora.study.manifest import Pack
+from ablora.study.packing import Packing, packs_of
 from ablora.track import TrackerConfig
 from ablora.tree import build, to_tree
 
@@ -21,9 +23,17 @@ class Execution:
     """The study's name; none: a name made from the question."""
     tracker: TrackerConfig
     cluster: Cluster
+    packing: Packing
+
+    def pack(self, specs: Mapping[str, RunSpec]) -> Pack:
+        """How the runs of a study are packed where it is to run."""
+        cluster = self.cluster
+        return lambda runs: packs_of({r: specs[r] for r in runs}, self.packing, cluster.places, cluster.memory_gib)
 
     def to_tree(self) -> dict[str, Any]:
-        return {"tracker": to_tree(self.tracker), "cluster": to_tree(self.cluster)}
+        memory = {"limit_gib": self.packing.limit_gib}
+        places = {"tracker": to_tree(self.tracker), "cluster": to_tree(self.cluster)}
+        return {**places, "pack": self.packing.runs, "memory": memory}
 
 
 def execution_of(tree: Mapping[str, Any]) -> Execution:
@@ -37,7 +47,14 @@ def execution_of(tree: Mapping[str, Any]) -> Execution:
     except BadInput as error:
         raise error.under("cluster") from error
     check(hasattr(cluster, "drain"), "cluster", tree.get("cluster"), "a file of conf/cluster")
-    return Execution(checked_name(tree.get("study")), tracker, cluster)
+    return Execution(checked_name(tree.get("study")), tracker, cluster, _packing(tree))
+
+
+def _packing(tree: Mapping[str, Any]) -> Packing:
+    memory = tree.get("memory") or {}
+    legal = "a mapping with limit_gib"
+    check(isinstance(memory, Mapping) and not set(memory) - {"limit_gib"}, "memory", memory, legal)
+    return build({"runs": tree.get("pack", Packing().runs), "limit_gib": memory.get("limit_gib")}, Packing)
 
 
 def checked_name(name: Any) -> str | None:

@@ -42,7 +42,7 @@ def answer(
     if confirm is not None:
         confirmation.require_fresh(confirm, plan)
     study = _study(roots, plan, execution, sweeping)
-    rows = list(plan.rows) if study is None else _grown(study, plan)
+    rows = list(plan.rows) if study is None else _grown(study, plan, execution)
     queue = None if study is None else queue_of(roots, study.path)
     gap = reconcile(roots, rows, queue)  # for its complaints, before the first folder is made
     if gap.packs:
@@ -52,7 +52,7 @@ def answer(
         create(roots, plan.specs[run])
     if study is not None:
         with study.lock():
-            rows = _grown(study, plan)
+            rows = _grown(study, plan, execution)
             if confirm is not None:
                 confirmation.write(study, confirm, plan)
             study.write(rows, arguments, execution.to_tree())
@@ -122,10 +122,10 @@ def _follow(roots: Roots, study: StudyFolder | None, gap: Gap, execution: Execut
     return execution.cluster.follow(job, study.path)
 
 
-def _grown(study: StudyFolder, plan: Plan) -> list[Row]:
+def _grown(study: StudyFolder, plan: Plan, execution: Execution) -> list[Row]:
     """The study's cells, old and new."""
     old = study.rows()
-    return merged(old, confirmation.asked(plan, old), study.name)
+    return merged(old, confirmation.asked(plan, old), study.name, execution.pack(plan.specs))
 
 
 def _wait_for_others(roots: Roots, gap: Gap) -> bool:

@@ -9,7 +9,7 @@ jobs/            what submitit writes: payloads (lists of run ids) and logs
 
 import difflib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -129,10 +129,20 @@ def names(roots: Roots) -> list[str]:
     return sorted(path.parent.name for path in roots.studies.glob("*/manifest.jsonl"))
 
 
-def merged(old: Sequence[Row], new: Sequence[Row], study: str) -> list[Row]:
+Pack = Callable[[Sequence[str]], Sequence[Sequence[str]]]
+"""Runs, by id, as packs."""
+
+
+def alone(runs: Sequence[str]) -> list[list[str]]:
+    """Every run by itself."""
+    return [[run] for run in runs]
+
+
+def merged(old: Sequence[Row], new: Sequence[Row], study: str, pack: Pack = alone) -> list[Row]:
     """The study grown by new cells: known cells keep their places and packs, new ones follow; none may leave.
 
-    Labels are the new command's, which may have swept more axes. Packs are numbered on from the highest.
+    Labels are the new command's, which may have swept more axes. New runs are packed among themselves, and their packs
+    numbered on from the highest.
     """
     known, asked = {row.id: row.pack for row in old}, {row.id for row in new}
     if gone := [row for row in old if row.id not in asked]:
@@ -141,8 +151,10 @@ def merged(old: Sequence[Row], new: Sequence[Row], study: str) -> list[Row]:
         raise BadInput("study", study, f"another name: this study has {lost}; a study may grow, not lose cells, and "
                        "an id also changes with its data set's content or a revision of the code")  # fmt: skip
     packs = dict(known)
-    for row in new:
-        packs.setdefault(row.id, 1 + max(packs.values(), default=-1))
+    first = 1 + max(packs.values(), default=-1)
+    fresh = list(dict.fromkeys(row.id for row in new if row.id not in known))
+    for number, together in enumerate(pack(fresh), first):
+        packs |= dict.fromkeys(together, number)
     places = {run: place for place, run in enumerate(dict.fromkeys([row.id for row in (*old, *new)]))}
     ordered = sorted(new, key=lambda row: places[row.id])
     return [Row(row.id, row.labels, row.method, packs[row.id], row.why, row.duplicate_of) for row in ordered]

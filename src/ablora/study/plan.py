@@ -19,7 +19,7 @@ class Plan:
     """What should exist."""
 
     rows: tuple[Row, ...]
-    """One per cell, in the question's order; a cell that is the same run as an earlier one says so."""
+    """One per cell, in the question's order and not packed yet; a cell that is an earlier one's run says so."""
     specs: dict[str, RunSpec]
     """By run id, in the order of their first cells."""
     parameters: dict[str, int]
@@ -42,7 +42,6 @@ def make(cells: Sequence[Cell], check: Callable[[RunSpec], int] | None = None) -
     specs: dict[str, RunSpec] = {}
     parameters: dict[str, int] = {}
     budgets: dict[str, Any] = {}
-    packs: dict[str, int] = {}
     mistakes: list[tuple[Cell, BadInput]] = []
     data, parts = _Data(), Parts()
     for cell in cells:
@@ -60,8 +59,7 @@ def make(cells: Sequence[Cell], check: Callable[[RunSpec], int] | None = None) -
         specs.setdefault(run, spec)
         if cell.budget is not None:
             budgets.setdefault(run, cell.budget)
-        pack = packs.setdefault(run, len(packs))  # packs of one run
-        rows.append(Row(run, cell.labels, method_name(spec), pack, cell.why, duplicate))
+        rows.append(Row(run, cell.labels, method_name(spec), 0, cell.why, duplicate))
     if mistakes:
         cell, error = mistakes[0]
         raise cell.blame(error, others=len(mistakes) - 1) from error

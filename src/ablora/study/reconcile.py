@@ -1,10 +1,11 @@
 """What is missing: compare what should exist with what does."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ablora.dispatch.queue import Queue
 from ablora.spec import check
+from ablora.store.claims import deaths
 from ablora.store.roots import Roots
 from ablora.store.run_folder import folder_of
 from ablora.study.manifest import Row
@@ -34,7 +35,17 @@ def reconcile(roots: Roots, rows: Sequence[Row], queue: Queue | None = None) -> 
     for row in rows:
         if row.duplicate_of is None and found[row.id].state in ("planned", "lost"):
             packs.setdefault(row.pack, []).append(row.id)
-    return Gap(found, tuple(tuple(packs[number]) for number in sorted(packs)))
+    parts = (part for number in sorted(packs) for part in _parts(roots, packs[number], found))
+    return Gap(found, tuple(map(tuple, parts)))
+
+
+def _parts(roots: Roots, pack: Sequence[str], found: Mapping[str, Standing]) -> Iterator[Sequence[str]]:
+    """A pack whose process died goes on in halves, in quarters after a second death, and so on: a run that kills its
+    process, or the memory that the pack does not have, must not keep its pack-mates from ending."""
+    died = max((deaths(folder_of(roots, run)) for run in pack if found[run].state == "lost"), default=0)
+    size = max(1, -(-len(pack) // 2 ** min(died, 10)))
+    for at in range(0, len(pack), size):
+        yield pack[at : at + size]
 
 
 def clear_failures(roots: Roots, rows: Sequence[Row], only: str | None, queue: Queue | None = None) -> list[str]:

@@ -4,16 +4,17 @@ import math
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
 
-from ablora.evals._base import TEXT, Outcome
+from ablora.evals._base import TEXT, Evaluation, Items, Outcome
 from ablora.method.adapt import adapt
 from ablora.method.adaptation import Adaptation
 from ablora.models.base import Base, load
-from ablora.spec import RunSpec, check
+from ablora.spec import RunSpec, check, run_id
 from ablora.store import atomic, lines
 from ablora.store.claims import Claim
 from ablora.store.roots import Roots
@@ -25,6 +26,7 @@ from ablora.train.environment import append_environment, peak_rss_gib
 from ablora.train.loop import Trained, train_step
 from ablora.train.member import Diverged, RunState
 from ablora.train.observe import Observer
+from ablora.train.partial import forget, kept_on_disk
 from ablora.train.stop import StopFlag, Stopped, stop_flag
 
 
@@ -34,32 +36,55 @@ def execute(
     roots: Roots,
     observers: Sequence[Observer],
     threads: int | None = None,
+    most_examples: int | None = None,
 ) -> None:
     """Train the runs of one pack to their results, going on from their checkpoints.
 
     A run that fails by itself (a loss or a metric that is no number, data that cannot be used) gets its failure.json
     and the others go on. Raises Stopped after SIGTERM or Ctrl-C, with checkpoints written; whatever else goes wrong is
-    raised for the caller to record against every run of the pack that has no result.
+    raised for the caller to record against every run of the pack that has no result. `most_examples` bounds the
+    micro-batches of runs whose numbers do not depend on them.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     specs = [folder.read_spec() for folder in pack]
+    for folder, spec in zip(pack, specs):
+        _require_as_planned(folder, spec)
     base = _load(specs[0].model)
     check(all(spec.model == specs[0].model for spec in specs), "model", "several", "one base model within a pack")
     seen = calibrate(specs, base, roots.cache)
     adapted = adapt(base.model, specs, seen, roots.cache)
     try:
         job = _Job(base, adapted, observers)
-        job.start(pack, claims, specs)
+        job.start(pack, claims, specs, most_examples)
         with stop_flag() as flag:
             job.train(flag)
     finally:
         adapted.detach()
 
 
+def _require_as_planned(folder: RunFolder, spec: RunSpec) -> None:
+    """Refuse a run that would not be the one that its folder is named after."""
+    today = run_id(spec)
+    legal = (f"{folder.id}, as it was when the run was planned: since then the files of its model or data set, or a "
+             "revision of the code, have changed; the command that planned it plans the run as it is now")  # fmt: skip
+    check(today == folder.id, "id", today, legal)
+
+
 @lru_cache(maxsize=1)
 def _load(model: Any) -> Base:
     return load(model)
+
+
+@dataclass(slots=True)
+class _Spent:
+    """What a run has cost in this process."""
+
+    left_out: dict[str, int]
+    """Items over train.max_tokens, by split."""
+    tokens: int = 0
+    probe_s: float = 0.0
+    probe_tokens: int = 0
 
 
 class _Job:
@@ -68,18 +93,20 @@ class _Job:
     def __init__(self, base: Base, adapted: Adaptation, observers: Sequence[Observer]):
         self.base, self.adapted, self.observers = base, adapted, observers
         self.runs: list[RunState] = []
-        self.left_out: list[dict[str, list[str]]] = []
+        """Those that have not left, by their rows in the pack."""
+        self.spent: dict[RunState, _Spent] = {}
+        self._flag = StopFlag()
         self._began_s = time.monotonic()
         self._training_s = 0.0
-        self._tokens = [0] * len(adapted.records)
-        self._probed = [[0.0, 0] for _ in adapted.records]
 
-    def start(self, pack: Sequence[RunFolder], claims: Sequence[Claim], specs: Sequence[RunSpec]) -> None:
+    def start(
+        self, pack: Sequence[RunFolder], claims: Sequence[Claim], specs: Sequence[RunSpec], most: int | None
+    ) -> None:
         """Bring every run to where its checkpoint left it, and cut its records back to there."""
         for i, (folder, claim, spec) in enumerate(zip(pack, claims, specs)):
             data, left_out = train_data(spec, self.base)
-            run = RunState(i, folder, claim, spec, data, self.adapted)
-            self.left_out.append(left_out)
+            run = RunState(i, folder, claim, spec, data, self.adapted, most)
+            self.spent[run] = _Spent({split: len(items) for split, items in left_out.items()})
             if (saved := checkpoint.load(folder.checkpoint)) is not None:
                 run.load(saved.tensors, saved.counters)
             self.runs.append(run)
@@ -93,32 +120,52 @@ class _Job:
                 observer.started(folder, spec, run.step)
 
     def train(self, flag: StopFlag) -> None:
-        """Steps, evaluations and checkpoints until every run has ended."""
-        self._evaluate([r for r in self.runs if r.step == 0 and r.evaluated < 0 and r.spec.eval.at_start])
+        """Steps, evaluations and checkpoints until every run has ended; each stops at the next batch it comes to."""
+        self._flag = flag
+        try:
+            self._train()
+        except Stopped:
+            for run in self.runs:
+                if run.active:
+                    self._checkpoint(run)
+                    self._event(run, "preempted", step=run.step)
+            raise
+
+    def _train(self) -> None:
+        self._evaluate([run for run in self.runs if run.evaluated < run.step and _evaluation_due(run)])
         while active := [r for r in self.runs if r.active and r.step < r.spec.train.max_steps]:
             before_s = time.monotonic()
-            steps = train_step(self.base, self.adapted, self.runs)
+            steps = train_step(self.base, self.adapted, self.runs, self._flag.pause)
             self._training_s += time.monotonic() - before_s
             for i, trained in steps.items():
                 self._record_step(self.runs[i], trained)
-            due = [r for r in active if r.active and _evaluation_due(r)]
-            self._evaluate(due)
+            due = [run for run in active if run.active and _evaluation_due(run)]
             for run in active:
-                every = run.spec.train.checkpoint_every
-                if run.active and (run in due or run.step % every == 0 or flag.reason is not None):
+                if run.active and (run in due or run.step % run.spec.train.checkpoint_every == 0):
                     self._checkpoint(run)
-            if flag.reason is not None:
-                self._stop(flag.reason)
-            self._end([r for r in active if r.active and r.step == r.spec.train.max_steps])
-        self._end([r for r in self.runs if r.active])
+            self._evaluate(due)
+            self._end([run for run in active if run.active and run.step == run.spec.train.max_steps])
+            self._leave()
+            self._flag.pause()
+        self._end([run for run in self.runs if run.active])
+
+    def _leave(self) -> None:
+        """Runs that have ended leave the pack, and cost nothing from here on."""
+        staying = [run for run in self.runs if run.active]
+        if 0 < len(staying) < len(self.runs):
+            self.adapted.keep([run.index for run in staying])
+            for i, run in enumerate(staying):
+                run.move(i, self.adapted)
+            self.runs = staying
 
     def _record_step(self, run: RunState, trained: Trained | Diverged) -> None:
         if isinstance(trained, Diverged):
             self._fail(run, "diverged", trained)
             return
-        self._tokens[run.index] += trained.tokens
+        spent = self.spent[run]
+        spent.tokens += trained.tokens
         if (found := trained.reallocated) is not None:
-            self._probed[run.index] = [p + n for p, n in zip(self._probed[run.index], (found.seconds, found.tokens))]
+            spent.probe_s, spent.probe_tokens = spent.probe_s + found.seconds, spent.probe_tokens + found.tokens
         train = run.spec.train
         if run.step % train.log_every == 0 or run.step == train.max_steps:
             record = {"kind": "train", "step": run.step, "loss_nats": trained.loss_nats, "lr": trained.lr}
@@ -138,19 +185,29 @@ class _Job:
                 self._evaluate_task(name, with_task)
         for run in runs:
             run.evaluated = run.step
+            for name in run.spec.eval.tasks:
+                forget(run, name)
+            if run.active:
+                self._checkpoint(run)
 
     def _evaluate_task(self, name: str, runs: Sequence[RunState]) -> None:
         task = runs[0].spec.eval.tasks[name]
         alike = all(run.spec.eval.tasks[name] == task for run in runs)
         check(alike, f"eval.tasks.{name}", "several", "one choice of this evaluation within a pack")
         on_items = task.split != TEXT
-        every = [items_of(run.spec, self.base, task.split, task.max_items) for run in self.runs] if on_items else []
-        outcomes = task.run(self.base, self.adapted, [items for items, _ in every])
+        members = [self._items(run, task, run in runs) for run in self.runs] if on_items else []
+        kept = kept_on_disk(self.runs, runs, name, self._flag.pause)
+        outcomes = task.run(self.base, self.adapted, members, kept)
         for run in runs:
-            if on_items:
-                self.left_out[run.index][task.split] = list(every[run.index][1])
             if (outcome := outcomes[run.index]) is not None:
                 self._record_outcome(run, name, task.split, outcome)
+
+    def _items(self, run: RunState, task: Evaluation, asked: bool) -> Items:
+        if not asked:
+            return Items(run.spec.dataset, (), ())
+        items, left_out = items_of(run.spec, self.base, task.split, task.max_items)
+        self.spent[run].left_out[task.split] = len(left_out)
+        return items
 
     def _record_outcome(self, run: RunState, name: str, split: str, outcome: Outcome) -> None:
         if bad := {k: v for k, v in outcome.metrics.items() if not math.isfinite(v)}:
@@ -188,7 +245,7 @@ class _Job:
             "metrics": final_metrics(run.folder, run.step),
             "trainable_parameters": sum(record.parameters for record in records.values()),
             "modules": {name: record._asdict() for name, record in records.items()},
-            "left_out": {split: len(items) for split, items in self.left_out[run.index].items()},
+            "left_out": self.spent[run].left_out,
         }
 
     def _fail(self, run: RunState, kind: FailureClass, error: BaseException) -> None:
@@ -197,12 +254,6 @@ class _Job:
         write_failure(run.folder, kind, error, run.step)
         self._event(run, "failed", step=run.step, **{"class": kind})
         self._finished(run, "failed")
-
-    def _stop(self, reason: int) -> None:
-        for run in self.runs:
-            if run.active:
-                self._event(run, "preempted", step=run.step)
-        raise Stopped(reason)
 
     def _checkpoint(self, run: RunState) -> None:
         run.claim.fence()
@@ -214,13 +265,12 @@ class _Job:
             observer.recorded(run.folder, record)
 
     def _time(self, run: RunState) -> None:
-        wall = time.monotonic() - self._began_s
-        tokens = self._tokens[run.index]
-        record = {"step": run.step, "wall_s": wall, "tokens": tokens}
-        record["tokens_per_s"] = tokens / self._training_s if self._training_s else 0.0  # evaluations apart
-        record["peak_rss_gib"] = peak_rss_gib()
-        if any(probed := self._probed[run.index]):  # within wall_s, and within the time that tokens_per_s divides by
-            record |= {"probe_s": probed[0], "probe_tokens": probed[1]}
+        wall, spent = time.monotonic() - self._began_s, self.spent[run]
+        record = {"step": run.step, "wall_s": wall, "tokens": spent.tokens}
+        record["tokens_per_s"] = spent.tokens / self._training_s if self._training_s else 0.0  # evaluations apart
+        record |= {"peak_rss_gib": peak_rss_gib(), "pack": len(self.runs)}
+        if spent.probe_tokens:  # within wall_s, and within the time that tokens_per_s divides by
+            record |= {"probe_s": spent.probe_s, "probe_tokens": spent.probe_tokens}
         lines.append(run.folder.timing, [record])
         for observer in self.observers:
             observer.timed(run.folder, record)
@@ -240,6 +290,8 @@ def _kept(run: RunState, kind: str) -> int:
 
 def _evaluation_due(run: RunState) -> bool:
     every = run.spec.eval.every
+    if run.step == 0:
+        return run.spec.eval.at_start
     return every > 0 and run.step % every == 0 and run.step < run.spec.train.max_steps
 
 

@@ -1,6 +1,6 @@
 """The training of a pack, step by step. It knows no method by name, and can be read in one sitting."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -27,12 +27,15 @@ class Trained(NamedTuple):
     """What moved after it."""
 
 
-def train_step(base: Base, adapted: Adaptation, runs: Sequence[RunState]) -> dict[int, Trained | Diverged]:
+def train_step(
+    base: Base, adapted: Adaptation, runs: Sequence[RunState], pause: Callable[[], None] = lambda: None
+) -> dict[int, Trained | Diverged]:
     """One optimizer step of every active run, in one forward and backward pass per micro-batch.
 
     The loss of a run's step is the sum over its answer tokens divided by their number in the whole step, so any
     micro-batch split gives the same gradient; a structure's penalty is weighted by each micro-batch's share of the
-    step's real tokens. Runs are summed: each gets gradient 1, and nothing else couples them.
+    step's real tokens. Runs are summed: each gets gradient 1, and nothing else couples them. `pause` may raise between
+    micro-batches: no parameter has been touched by then.
     """
     steps = [run.micro_batches() for run in runs]
     labels = [sum(len(e.input_ids) - e.answer_start for micro in step for e in micro) for step in steps]
@@ -41,6 +44,7 @@ def train_step(base: Base, adapted: Adaptation, runs: Sequence[RunState]) -> dic
     stats: list[dict[str, float]] = [{} for _ in runs]
     adapted.clear_gradients()
     for micro in range(max(map(len, steps))):
+        pause()
         rows = lay_out([step[micro] if micro < len(step) else [] for step in steps], base.model.device)
         draws = [run.draw(micro) for run in runs]
         per_run = _sum_by_run(label_losses_of(adapted, rows, draws), rows, steps, micro)

@@ -10,7 +10,7 @@ from torch.nn import Parameter
 from ablora.method.adaptation import Adaptation
 from ablora.method.dropout import Draw
 from ablora.method.structure._reallocates import reallocating
-from ablora.spec import RunSpec, TrainSpec
+from ablora.spec import RunSpec, TrainSpec, micro_batch_matters
 from ablora.store.claims import Claim
 from ablora.store.run_folder import RunFolder
 from ablora.train.adamw_hf import AdamWHF
@@ -26,7 +26,14 @@ class RunState:
     """A run's parameters, optimizer, schedule, data and counters; nothing in it knows the other members."""
 
     def __init__(
-        self, index: int, folder: RunFolder, claim: Claim, spec: RunSpec, data: TrainData, adapted: Adaptation
+        self,
+        index: int,
+        folder: RunFolder,
+        claim: Claim,
+        spec: RunSpec,
+        data: TrainData,
+        adapted: Adaptation,
+        most_examples: int | None = None,
     ):
         self.index, self.folder, self.claim, self.spec, self.data = index, folder, claim, spec, data
         self.parameters: dict[str, Parameter] = adapted.parameters(index)
@@ -39,13 +46,18 @@ class RunState:
         self.evaluated = -1
         """The last step whose evaluation is recorded."""
         self.active = True
+        self._examples = _examples(spec, most_examples)
+
+    def move(self, index: int, adapted: Adaptation) -> None:
+        """Take another row of the pack; the parameters are the same objects, at another place in memory."""
+        self.index, self.factors = index, adapted.factors(index)
 
     def micro_batches(self) -> list[list[Any]]:
         """The next optimizer step's examples, cut into micro-batches; none once the run has ended."""
         if not self.active:
             return []
         batch = self.data.batch(self.step + 1)
-        size = self.spec.train.micro_batch or len(batch)
+        size = self._examples
         return [batch[i : i + size] for i in range(0, len(batch), size)]
 
     def draw(self, micro: int) -> Draw:
@@ -116,6 +128,12 @@ class RunState:
 
     def counters(self) -> dict[str, int]:
         return {"step": self.step, "answer_tokens": self.answer_tokens, "evaluated": self.evaluated}
+
+
+def _examples(spec: RunSpec, most: int | None) -> int:
+    """Examples per forward and backward pass: fewer than the specification says only where no number depends on it."""
+    size = spec.train.micro_batch or spec.train.batch_size
+    return size if most is None or micro_batch_matters(spec) else min(size, most)
 
 
 def make_optimizer(spec: RunSpec, roles: Mapping[str, list[Parameter]]) -> torch.optim.Optimizer:

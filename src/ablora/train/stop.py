@@ -31,6 +31,11 @@ class StopFlag:
         if self.reason is None:  # the first word counts: SIGUSR2 asks for a requeue, and SLURM sends SIGTERM after it
             self.reason = number
 
+    def pause(self) -> None:
+        """Raise `Stopped` if the process was asked to stop; between two steps of something that leaves no trace."""
+        if self.reason is not None:
+            raise Stopped(self.reason)
+
 
 @contextmanager
 def stop_flag() -> Iterator[StopFlag]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ablora.method.structure import _displacement as displacement
 from ablora.method.structure._base import Frozen, Params
-from ablora.method.structure._product import product
+from ablora.method.structure._product import COLUMNS, product
 
 Gate = Float[Tensor, "tokens rank"]
 
@@ -19,7 +19,8 @@ def router_probabilities(
 ) -> Float[Tensor, "tokens experts"]:
     """softmax(G x) over the present experts, at least in float32."""
     dtype = torch.promote_types(x.dtype, torch.float32)
-    logits = product(x.to(dtype), router.to(dtype).mT)
+    beside = router.new_zeros(-len(router) % COLUMNS, router.shape[1])
+    logits = product(x.to(dtype), torch.cat([router, beside]).to(dtype).mT)[:, : len(router)]
     return logits.masked_fill(frozen["present"] == 0, -math.inf).softmax(-1)
 
 

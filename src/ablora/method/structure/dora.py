@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ablora.method.structure import _displacement as displacement
 from ablora.method.structure._base import Context, Exported, Factors, Frozen, Params, Shape, Stats
-from ablora.method.structure._product import product
+from ablora.method.structure._product import product, scaled
 
 BLOCK = 2**20
 """Numbers of a base weight that are cast to the factors' dtype at a time."""
@@ -81,10 +81,12 @@ class Dora:
         elif context.bias is not None:
             kept = y - context.bias
         elif dtype == factor.dtype:
-            return factor * y + learnt, {}  # half the passes over (tokens, out); in bfloat16 c - 1 would be lost in c
+            return scaled(
+                y, factor
+            ) + learnt, {}  # half the passes over (tokens, out); in bfloat16 c - 1 would be lost in c
         else:
             kept = y
-        return y + (factor - 1).to(dtype) * kept + learnt, {}
+        return y + scaled(kept, (factor - 1).to(dtype)) + learnt, {}
 
     def penalty(self, stats: Stats, modules: int) -> None:
         return None

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ablora.method.structure._base import Frozen, Params
-from ablora.method.structure._product import product
+from ablora.method.structure._product import COLUMNS, product
 from ablora.method.structure.routing._base import Routed
 from ablora.spec import check
 
@@ -68,11 +68,34 @@ class Threshold:
         x: Float[Tensor, "tokens in"],
         p: Float[Tensor, "tokens experts"],
     ) -> Routed:
-        raw = product(x.to(p.dtype), params["threshold"].to(p.dtype).mT) + params["threshold_bias"].to(p.dtype)
-        excess = p - frozen["max_threshold"].to(p.dtype) * raw.sigmoid()
+        raw = _logit(x.to(p.dtype), params["threshold"].to(p.dtype), params["threshold_bias"].to(p.dtype))
+        excess = p - frozen["max_threshold"].to(p.dtype) * _sigmoid(raw)
         present = frozen["present"].to(p.dtype)
         chosen = (excess.detach() >= 0).to(p.dtype) * present
         kept = excess * chosen
         total = kept.sum(-1, keepdim=True)
         weights = kept / torch.where(total == 0, torch.ones_like(total), total)
         return Routed(weights, chosen, p if self.balance_on == "probability" else excess * present)
+
+
+LANES = 64
+"""Numbers that torch takes at a time on a CPU, at most; the rest of a tensor goes by another formula."""
+
+
+def _logit(
+    x: Float[Tensor, "tokens in"], row: Float[Tensor, "1 in"], bias: Float[Tensor, " 1"]
+) -> Float[Tensor, "tokens 1"]:
+    """x row^T + bias, as products with zero columns beside them, so that a run rounds alone as it does in a pack.
+
+    A product with one column is another kernel (2e-7 of B's gradient at the first step), and the gradient of a bias
+    that is added is a sum over the row's tokens in an order that goes with their number (6e-7 of it).
+    """
+    beside = row.new_zeros(COLUMNS - 1, row.shape[1])
+    of_x = product(x, torch.cat([row, beside]).mT)
+    of_bias = product(x.new_ones(len(x), 1), torch.cat([bias, beside[:, 0]])[None])
+    return (of_x + of_bias)[:, :1]
+
+
+def _sigmoid(column: Float[Tensor, "tokens 1"]) -> Float[Tensor, "tokens 1"]:
+    """Of whole lanes only: which numbers are a tensor's rest depends on the pack, and theirs is off by one unit."""
+    return column.repeat(1, LANES).sigmoid()[:, :1]

@@ -7,9 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 COLUMNS = 8
-"""Products of so many columns, or a multiple, round alone as they do in a pack. One column is another kernel; with the 7
-of a router to 7 experts its gradient was off by 5e-8 at the first step, with factors of rank 10 by 3e-8 at the
-seventh."""
+"""Products of so many columns, or a multiple, round alone as they do in a pack. One column is another kernel; with a
+router to 7 experts its gradient was off by 5e-8 at the first step, with factors of rank 10 by 3e-8 at the seventh."""
 
 
 def product(left: Float[Tensor, "rows inner"], right: Float[Tensor, "inner columns"]) -> Float[Tensor, "rows columns"]:

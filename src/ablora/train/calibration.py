@@ -43,7 +43,7 @@ def calibrate(specs: Sequence[RunSpec], base: Base, folder: Path | None) -> list
         if not isinstance(init, DataDriven):
             out.append(None)
             continue
-        items, _ = items_of(spec, base, "train", None)
+        items, _ = items_of(spec, base, "train", None, folder)
         chosen = choose(items.encoded, init.calibration)
         statistic = init.statistic()
         key = _key(spec, statistic, chosen)

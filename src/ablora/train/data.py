@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -14,7 +15,8 @@ from ablora.evals._base import Items
 from ablora.method.seeds import generator
 from ablora.method.structure._reallocates import Probe, reallocating
 from ablora.models.base import Base
-from ablora.spec import BadInput, RunSpec, check
+from ablora.spec import BadInput, RunSpec, canonical, check
+from ablora.train.tokens import stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,14 @@ def _splits(dataset: Dataset, content: str) -> Splits:
 
 @lru_cache(maxsize=24)
 def _encoded(
-    dataset: Dataset, content: str, model: object, split: str, max_tokens: int, max_items: int | None, base: "_Key"
-) -> tuple[Items, tuple[str, ...]]:
+    dataset: Dataset, content: str, model: object, split: str, max_tokens: int, max_items: int | None, base: "_Key",
+    cache: Path | None,
+) -> tuple[Items, tuple[str, ...]]:  # fmt: skip
     examples: tuple[Example, ...] = getattr(_splits(dataset, content), split)[:max_items]
     vocabulary = cast(nn.Embedding, base.base.model.get_input_embeddings()).num_embeddings
-    done = encode_all(examples, base.base.tokenizer, max_tokens, vocab_size=vocabulary)
+    key = {"dataset": canonical(dataset), "model": canonical(model), "split": split}
+    key |= {"max_tokens": max_tokens, "max_items": max_items}
+    done = stored(key, cache, lambda: encode_all(examples, base.base.tokenizer, max_tokens, vocab_size=vocabulary))
     kept = {e.item for e in done.items}
     return Items(dataset, tuple(e for e in examples if e.item in kept), done.items), done.dropped
 
@@ -71,24 +76,26 @@ class _Key:
         return isinstance(other, _Key)
 
 
-def items_of(spec: RunSpec, base: Base, split: str, max_items: int | None) -> tuple[Items, tuple[str, ...]]:
-    """A split's items (the first `max_items`) and the ids of those left out for being over train.max_tokens."""
+def items_of(
+    spec: RunSpec, base: Base, split: str, max_items: int | None, cache: Path | None = None
+) -> tuple[Items, tuple[str, ...]]:
+    """A split's items (the first `max_items`) and the ids of those left out for being over train.max_tokens; their
+    tokens are kept in `cache`."""
     content = spec.dataset.fingerprint()
-    items, left_out = _encoded(
-        spec.dataset, content, spec.model, split, spec.train.max_tokens, max_items, _Key(base)
-    )  # fmt: skip
+    most = spec.train.max_tokens
+    items, left_out = _encoded(spec.dataset, content, spec.model, split, most, max_items, _Key(base), cache)
     if not items.encoded:
         raise BadInput("dataset", getattr(spec.dataset, "name", "?"), f"a data set whose {split} split has items")
     return items, left_out
 
 
-def train_data(spec: RunSpec, base: Base) -> tuple[TrainData, dict[str, list[str]]]:
+def train_data(spec: RunSpec, base: Base, cache: Path | None = None) -> tuple[TrainData, dict[str, list[str]]]:
     """A run's training data, and the items left out, by split."""
-    items, out = items_of(spec, base, "train", None)
+    items, out = items_of(spec, base, "train", None, cache)
     left_out, probe = {"train": list(out)}, ()
     if (structure := reallocating(spec.method)) is not None:
         asked = structure.probe
-        found, out = items_of(spec, base, asked.split, None)
+        found, out = items_of(spec, base, asked.split, None, cache)
         left_out[asked.split] = list(out)
         probe = choose_probe(found.encoded, asked, spec.seed)
     return TrainData(items.encoded, spec.seed, spec.train.batch_size, probe), left_out

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ def execute(
     seen = calibrate(specs, base, roots.cache)
     adapted = adapt(base.model, specs, seen, roots.cache)
     try:
-        job = _Job(base, adapted, observers)
+        job = _Job(base, adapted, observers, roots.cache)
         job.start(pack, claims, specs, most_examples)
         with stop_flag() as flag:
             job.train(flag)
@@ -90,8 +91,8 @@ class _Spent:
 class _Job:
     """A pack at work."""
 
-    def __init__(self, base: Base, adapted: Adaptation, observers: Sequence[Observer]):
-        self.base, self.adapted, self.observers = base, adapted, observers
+    def __init__(self, base: Base, adapted: Adaptation, observers: Sequence[Observer], cache: Path):
+        self.base, self.adapted, self.observers, self.cache = base, adapted, observers, cache
         self.runs: list[RunState] = []
         """Those that have not left, by their rows in the pack."""
         self.spent: dict[RunState, _Spent] = {}
@@ -104,7 +105,7 @@ class _Job:
     ) -> None:
         """Bring every run to where its checkpoint left it, and cut its records back to there."""
         for i, (folder, claim, spec) in enumerate(zip(pack, claims, specs)):
-            data, left_out = train_data(spec, self.base)
+            data, left_out = train_data(spec, self.base, self.cache)
             run = RunState(i, folder, claim, spec, data, self.adapted, most)
             self.spent[run] = _Spent({split: len(items) for split, items in left_out.items()})
             if (saved := checkpoint.load(folder.checkpoint)) is not None:
@@ -205,7 +206,7 @@ class _Job:
     def _items(self, run: RunState, task: Evaluation, asked: bool) -> Items:
         if not asked:
             return Items(run.spec.dataset, (), ())
-        items, left_out = items_of(run.spec, self.base, task.split, task.max_items)
+        items, left_out = items_of(run.spec, self.base, task.split, task.max_items, self.cache)
         self.spent[run].left_out[task.split] = len(left_out)
         return items
 

@@ -14,6 +14,7 @@ from ablora.store.claims import alive_here, is_held, latest
 from ablora.store.roots import Roots
 from ablora.store.run_folder import RunFolder, State, folder_of
 from ablora.study.manifest import Row, StudyFolder
+from ablora.study.parts import Parts
 
 ORDER: tuple[State, ...] = ("done", "running", "queued", "planned", "lost", "failed", "stale")
 
@@ -90,16 +91,18 @@ def study_standings(roots: Roots, study: StudyFolder) -> dict[str, Standing]:
 def with_stale(roots: Roots, found: Mapping[str, Standing]) -> dict[str, Standing]:
     """The same with `stale` for done runs to which today's code or data gives another id.
 
-    Builds every specification and hashes its data again (some ms per run and more with large data), so it is asked
-    for with --check-stale and is no part of a plain status.
+    Builds every specification and hashes data and weights again, each part that runs share once; that imports torch, so
+    it is asked for with --check-stale and is no part of a plain status.
     """
-    return {run: _staleness(folder_of(roots, run)) or state if state.state == "done" else state
+    parts = Parts()
+    return {run: _staleness(folder_of(roots, run), parts) or state if state.state == "done" else state
             for run, state in found.items()}  # fmt: skip
 
 
-def _staleness(folder: RunFolder) -> Standing | None:
+def _staleness(folder: RunFolder, parts: Parts) -> Standing | None:
     try:
-        return Standing("stale", "another id today") if folder.is_stale() else None
+        today = parts.run_id(parts.spec(parts.shared(folder.read_tree())))
+        return Standing("stale", "another id today") if today != folder.id else None
     except ValueError as error:  # an axis value that is gone, a field renamed, data moved away
         return Standing("stale", str(error))
 

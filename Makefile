@@ -54,8 +54,8 @@ test: env ## the test suite but for what is slow, or needs a cluster or a GPU
 test-all: env ## everything that this machine can run
 	$(BIN)/python -m pytest -n $(JOBS)
 
-test-chaos: env ## SIGKILL at ten random moments of a study; the table must be the undisturbed one, bit for bit
-	$(BIN)/python -m pytest -m slow tests/test_kill.py
+test-chaos: env ## KILLS=100 SEED=0: SIGKILL at random moments of studies; tables must be the undisturbed one, bit for bit
+	KILLS=$(or $(KILLS),100) SEED=$(or $(SEED),0) $(BIN)/python -m pytest -s -m slow tests/test_kill.py
 
 # Where SLURM cannot be had, up.sh says why and the tests skip; in continuous integration a skip is a failure.
 test-cluster: env ## studies and faults on a real SLURM, which it starts on this machine (root, Debian's packages)

@@ -5,9 +5,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
+hypothesis.settings.register_profile("ours", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("ours")
 sys.path.insert(0, str(Path(__file__).parent))
 # No test works in the user's own folders.
 os.environ.pop("ABLORA_RUNS", None)

@@ -1,4 +1,5 @@
-"""SIGKILL at random moments: every run done once, and the table the undisturbed one, bit for bit."""
+"""SIGKILL at random moments: every run done once, none from zero that had a checkpoint, and the table the undisturbed
+one, bit for bit. The undisturbed study trains in packs of four and two; what was killed goes on in smaller ones."""
 
 import os
 import random
@@ -7,11 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from ablora.store import lines
 from ablora.store.run_folder import RunFolder
+from ablora.train import checkpoint
 
 # Four rates (two blocks of three that share two), then two fresh seeds: both stages are hit.
 STUDY = ["+sweeps=demo", "study=demo", "tracker=off", "method=lora", "dataset=arithmetic"]
@@ -54,30 +57,76 @@ def kill_everything(folder: Path, process: subprocess.Popen) -> None:
 
 
 def campaign(tmp_path: Path, kills: int, seed: int) -> None:
-    (tmp_path / "calm").mkdir()
-    (tmp_path / "storm").mkdir()
-    took_s = finish(tmp_path / "calm", "run", "-m", *STUDY)
-    wanted = table(tmp_path / "calm")
-    rng = random.Random(seed)
-    for _ in range(kills):
-        process = ablora(tmp_path / "storm", "run", "-m", *STUDY)
-        try:
-            process.wait(timeout=rng.uniform(0.1, took_s))
-        except subprocess.TimeoutExpired:
-            kill_everything(tmp_path / "storm", process)
-    finish(tmp_path / "storm", "run", "-m", *STUDY)
-    assert table(tmp_path / "storm") == wanted
-    folders = [RunFolder(path) for path in sorted((tmp_path / "storm" / "runs").iterdir())]
+    """Studies, one after another, each killed at random moments until it is through, until there were `kills`."""
+    calm = tmp_path / "calm"
+    calm.mkdir()
+    took_s = finish(calm, "run", "-m", *STUDY)
+    wanted, rng = table(calm), random.Random(seed)
+    while kills > 0:
+        storm = tmp_path / f"storm{kills}"
+        storm.mkdir()
+        marks: list[Mark] = []
+        while kills > 0 and not killed_too_late(storm, rng.uniform(0.1, took_s)):
+            marks.extend(marks_of(storm))
+            kills -= 1
+        finish(storm, "run", "-m", *STUDY)
+        assert table(storm) == wanted
+        require_whole(storm, calm)
+        for mark in marks:
+            require_no_way_back(mark)
+        print(f"{len({m.events for m in marks})} deaths told by runs of {storm.name}; {kills} kills to go", flush=True)
+
+
+def killed_too_late(folder: Path, after_s: float) -> bool:
+    """Run the study and kill all of it after some time; whether it was through before."""
+    process = ablora(folder, "run", "-m", *STUDY)
+    try:
+        process.wait(timeout=after_s)
+    except subprocess.TimeoutExpired:
+        kill_everything(folder, process)
+        return False
+    return True
+
+
+class Mark(NamedTuple):
+    """What a killed run has on disk."""
+
+    folder: RunFolder
+    events: int
+    step: int
+    """Of its checkpoint."""
+
+
+def marks_of(folder: Path) -> list[Mark]:
+    runs = [RunFolder(path) for path in (folder / "runs").glob("*")]
+    marks = []
+    for run in runs:
+        if not run.result.exists() and (saved := checkpoint.load(run.checkpoint)) is not None:
+            marks.append(Mark(run, len(list(lines.read(run.events))), saved.counters["step"]))
+    return marks
+
+
+def require_no_way_back(mark: Mark) -> None:
+    """The next start after a death begins at the checkpoint that there was, or further."""
+    later = [e for e in list(lines.read(mark.folder.events))[mark.events :] if e["state"] == "running"]
+    assert later, mark
+    assert later[0]["step"] >= mark.step, mark
+
+
+def require_whole(storm: Path, calm: Path) -> None:
+    """Every run done once, with the lines and files of the undisturbed one, and nothing left over."""
+    folders = [RunFolder(path) for path in sorted((storm / "runs").iterdir())]
     assert len(folders) == RUNS
     for folder in folders:
         assert [e["state"] for e in lines.read(folder.events)].count("done") == 1
         records = list(lines.read(folder.metrics))
         assert [r["step"] for r in records if r["kind"] == "train"] == list(range(1, 13))
-        calm = RunFolder(tmp_path / "calm" / "runs" / folder.id)
-        assert records == list(lines.read(calm.metrics))
+        other = RunFolder(calm / "runs" / folder.id)
+        assert records == list(lines.read(other.metrics))
         for file in ("adapter/ablora_adapter.safetensors", "result.json", "evals/answer_loss.jsonl"):
-            assert (folder.path / file).read_bytes() == (calm.path / file).read_bytes(), file
+            assert (folder.path / file).read_bytes() == (other.path / file).read_bytes(), file
         assert not list(folder.path.rglob("*.aside"))
+        assert not list(folder.path.rglob("*.partial.jsonl"))
 
 
 def test_three_kills(tmp_path):
@@ -85,5 +134,5 @@ def test_three_kills(tmp_path):
 
 
 @pytest.mark.slow
-def test_ten_kills(tmp_path):
-    campaign(tmp_path, kills=10, seed=0)
+def test_many_kills(tmp_path):
+    campaign(tmp_path, int(os.environ.get("KILLS", "100")), int(os.environ.get("SEED", "0")))

@@ -14,6 +14,9 @@ from ablora.models.segments import packed_inputs
 PAD = 0
 """Fills a row behind its last sequence. Any id of the vocabulary serves: no label and no other token sees it."""
 
+TAIL = 64
+"""Padding is cut into sequences of at most so many tokens: attention is quadratic in a sequence's length."""
+
 
 @runtime_checkable
 class Sequence_(Protocol):  # noqa: N801 -- `Sequence` is taken
@@ -31,7 +34,7 @@ class Rows(NamedTuple):
 
     ids: Int[Tensor, "runs tokens"]
     segments: list[list[int]]
-    """Lengths of the sequences of each row, the tail of padding included."""
+    """Lengths of the sequences of each row, and of the pieces of padding behind them."""
     real: Bool[Tensor, "runs tokens"]
     predicts: Bool[Tensor, "runs tokens"]
     """True where the next token is a label."""
@@ -64,8 +67,7 @@ def lay_out(runs: Sequence[Sequence[Sequence_]], device: torch.device | str = "c
             labels.extend(s.input_ids[a:])
             owner.extend([count] * (n - a))
             at, count = at + n, count + 1
-        if width > at:
-            lengths[r].append(width - at)
+        lengths[r].extend(min(TAIL, width - start) for start in range(at, width, TAIL))
     filled = torch.tensor([[sum(len(s.input_ids) for s in run)] for run in runs])
     real = torch.arange(width)[None] < filled
     label_ids, owners = torch.tensor(labels, dtype=torch.long), torch.tensor(owner, dtype=torch.long)

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from ablora.config import ask
+from ablora.config.axes import BUDGET, EXECUTION
 from ablora.config.loader import conf_dir
 from ablora.data._base import DataError
 from ablora.spec import BadInput, RunSpec, run_id
@@ -56,7 +57,7 @@ def as_hydra_does(overrides: Sequence[str]) -> str:
     """The id of one cell by Hydra's own composition, nothing shared with any other cell."""
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         tree: Any = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
-    return identity({key: tree[key] for key in tree if key not in ("study", "tracker", "cluster", "budget")})
+    return identity({key: tree[key] for key in tree if key not in (*EXECUTION, BUDGET)})
 
 
 def identity(tree: Any) -> str:

@@ -102,7 +102,7 @@ def _product(axes: Sequence[Axis]) -> Iterator[list[tuple[Axis, int]]]:
         yield list(zip(axes, indices))
 
 
-def _composed(composer: Composer, chosen: Sequence[tuple[Axis, int]]) -> tuple[dict[str, Any], int | None]:
+def _composed(composer: Composer, chosen: Sequence[tuple[Axis, int]]) -> tuple[dict[str, Any], Any]:
     """The tree with its rank, and the budget that solved it."""
     try:
         return solved(composer, composer.tree(chosen), [axis.values[i].text for axis, i in chosen])
@@ -111,7 +111,7 @@ def _composed(composer: Composer, chosen: Sequence[tuple[Axis, int]]) -> tuple[d
 
 
 def _cell(
-    tree: Mapping[str, Any], chosen: Sequence[tuple[Axis, int]], why: str = "grid", budget: int | None = None
+    tree: Mapping[str, Any], chosen: Sequence[tuple[Axis, int]], why: str = "grid", budget: Any = None
 ) -> Cell:
     return Cell(
         tree={key: value for key, value in tree.items() if key not in EXECUTION},

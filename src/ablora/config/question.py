@@ -110,9 +110,7 @@ def _composed(composer: Composer, chosen: Sequence[tuple[Axis, int]]) -> tuple[d
         raise _cell({}, chosen).blame(error) from error
 
 
-def _cell(
-    tree: Mapping[str, Any], chosen: Sequence[tuple[Axis, int]], why: str = "grid", budget: Any = None
-) -> Cell:
+def _cell(tree: Mapping[str, Any], chosen: Sequence[tuple[Axis, int]], why: str = "grid", budget: Any = None) -> Cell:
     return Cell(
         tree={key: value for key, value in tree.items() if key not in EXECUTION},
         labels={axis.key: axis.values[i].parsed for axis, i in chosen if axis.swept},

@@ -42,14 +42,13 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     if any(map(is_hydras, arguments)):
         return hand_over(arguments)
-    overrides, flags = _split(arguments, {*MULTIRUN, "--retry"})
+    overrides, flags = _split(arguments, {*MULTIRUN, "--retry", "--strict"})
     question = ask(overrides, multirun=bool(flags & MULTIRUN))
     from ablora.study.main import answer
 
-    again = "--retry" in flags
-    return answer(
-        question.cells, question.execution, question.arguments, question.sweeping, again, confirm=question.confirm
-    )
+    again, strict = "--retry" in flags, "--strict" in flags
+    cells, execution, sweeping = question.cells, question.execution, question.sweeping
+    return answer(cells, execution, question.arguments, sweeping, again, confirm=question.confirm, strict=strict)
 
 
 def plan(arguments: Sequence[str]) -> int:
@@ -59,11 +58,11 @@ def plan(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & {*arguments}:
         print(usage())
         return 0
-    overrides, flags = _split(arguments, MULTIRUN)
-    question = ask(overrides, multirun=bool(flags))
+    overrides, flags = _split(arguments, {*MULTIRUN, "--strict"})
+    question = ask(overrides, multirun=bool(flags & MULTIRUN))
     from ablora.study.dry_run import describe
 
-    print("\n".join(describe(question.cells, question.execution, question.confirm, _evidence)))
+    print("\n".join(describe(question.cells, question.execution, question.confirm, _evidence, "--strict" in flags)))
     return 0
 
 
@@ -256,8 +255,8 @@ def pretrain(arguments: Sequence[str]) -> int:
 
 
 COMMANDS = {
-    "run": Command("[-m] [--retry] OVERRIDES", "one run, or with -m or +sweeps=NAME a study", run),
-    "plan": Command("[-m] OVERRIDES", "what run would do with the same arguments; writes nothing", plan),
+    "run": Command("[-m] [--retry] [--strict] OVERRIDES", "one run, or with -m or +sweeps=NAME a study", run),
+    "plan": Command("[-m] [--strict] OVERRIDES", "what run would do with the same arguments; writes nothing", plan),
     "status": Command("[STUDY] [--check-stale]", "where each run of a study stands", status),
     "watch": Command("STUDY", "the same, live, until nothing of it runs or waits", watch),
     "resume": Command("STUDY", "go on with a study from its manifest", resume),

@@ -6,6 +6,7 @@ from typing import Any
 from ablora.store.roots import Roots
 from ablora.study.cell import Cell
 from ablora.study.confirm import TUNE, Arm, Confirm, asked, require_fresh
+from ablora.study.confounds import confounds, require_none
 from ablora.study.execution import Execution
 from ablora.study.manifest import Row, merged, study_folder
 from ablora.study.packing import whys
@@ -18,12 +19,18 @@ Evidence = Callable[[Roots, str, Sequence[Mapping[str, Any]]], Iterable[str]]
 
 
 def describe(
-    cells: Sequence[Cell], execution: Execution, confirm: Confirm | None = None, evidence: Evidence | None = None
+    cells: Sequence[Cell],
+    execution: Execution,
+    confirm: Confirm | None = None,
+    evidence: Evidence | None = None,
+    strict: bool = False,
 ) -> Iterator[str]:
-    """Lines of text: cells, which of them are one run, what is done, packs, trainable parameters, and what the seeds
-    can show."""
+    """Lines of text: cells, which of them are one run, what is done, packs, trainable parameters, in what compared
+    cells differ beside the method, and what the seeds can show."""
     roots = Roots.from_environment()
     plan = make(cells)
+    if strict:
+        require_none(plan)
     study = study_folder(roots, execution.study or derived_name(plan))
     if confirm is not None:
         require_fresh(confirm, plan)
@@ -44,8 +51,16 @@ def describe(
         yield f"  {method:<16} rank {rank}: {count}{budget}"
     if plan.at_most:
         yield "  at most: the data decide how many directions each module gets; result.json has what that came to"
+    yield from _confounds(plan)
     if evidence is not None:
         yield from evidence(roots, study.name, [row.to_record() for row in plan.rows])
+
+
+def _confounds(plan: Plan) -> Iterator[str]:
+    found = confounds(plan)
+    if found:
+        yield "compared cells differ beside the method (--strict refuses them):"
+    yield from (f"  {one}" for one in found)
 
 
 def _second_stage(rows: Sequence[Row], confirm: Confirm | None) -> Iterator[str]:

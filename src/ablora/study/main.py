@@ -12,6 +12,7 @@ from ablora.store.run_folder import create, folder_of
 from ablora.study import confirm as confirmation
 from ablora.study.cell import Cell
 from ablora.study.confirm import Confirm
+from ablora.study.confounds import require_none
 from ablora.study.execution import Execution, execution_of
 from ablora.study.manifest import Row, StudyFolder, existing_study, merged, study_folder
 from ablora.study.plan import Plan, derived_name, make
@@ -31,14 +32,17 @@ def answer(
     sweeping: bool,
     again: bool = False,
     confirm: Confirm | None = None,
+    strict: bool = False,
 ) -> int:
     """Run what the cells ask for and is not done yet; the exit code. Nothing is written before all of it is valid.
 
-    `again`: what failed before is tried again. With `confirm`, cells that say "confirm" are candidates: they run when
-    tuning has chosen them.
+    `again`: what failed before is tried again. `strict`: what the plan lists of confounds is refused. With `confirm`,
+    cells that say "confirm" are candidates: they run when tuning has chosen them.
     """
     roots = Roots.from_environment()
     plan = make(cells)
+    if strict:
+        require_none(plan)
     if confirm is not None:
         confirmation.require_fresh(confirm, plan)
     study = _study(roots, plan, execution, sweeping)

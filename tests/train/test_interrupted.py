@@ -15,8 +15,8 @@ from ablora.spec import BadInput
 from ablora.store import lines
 from ablora.store.roots import Roots
 from ablora.store.run_folder import create
+from ablora.train import checkpoint, loop
 from ablora.train import execute as execution
-from ablora.train import loop
 from ablora.train.stop import Stopped
 
 
@@ -223,3 +223,23 @@ def test_fewer_examples_at_a_time_are_no_other_run(base, roots, tmp_path):
         else:
             assert a != b
             torch.testing.assert_close(torch.tensor(a), torch.tensor(b), rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_that_was_taken_over_keeps_nobody_from_being_saved(base, roots):
+    specs = [small_spec(base, checkpoint_every=100), small_spec(base, seed=1, checkpoint_every=100)]
+    lost, saved = (create(roots, spec) for spec in specs)
+    watcher = Watcher()
+    seen = watcher.recorded
+
+    def meanwhile(folder, record):
+        seen(folder, record)
+        if record["kind"] == "train" and record["step"] == 2 and folder.id == saved.id:
+            (lost.path / "claim.1.json").write_text("{}")
+            signal.raise_signal(signal.SIGTERM)
+
+    watcher.recorded = meanwhile
+    with pytest.raises(Stopped):
+        run(roots, *specs, watcher=watcher)
+    found = checkpoint.load(saved.checkpoint)
+    assert found is not None
+    assert found.counters["step"] == 2

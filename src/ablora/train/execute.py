@@ -4,6 +4,7 @@ import math
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from ablora.method.adaptation import Adaptation
 from ablora.models.base import Base, load
 from ablora.spec import RunSpec, check, run_id
 from ablora.store import atomic, lines
-from ablora.store.claims import Claim
+from ablora.store.claims import Claim, Fenced
 from ablora.store.roots import Roots
 from ablora.store.run_folder import SCHEMA, FailureClass, RunFolder, State, metric_name
 from ablora.train import checkpoint
@@ -128,8 +129,9 @@ class _Job:
         except Stopped:
             for run in self.runs:
                 if run.active:
-                    self._checkpoint(run)
-                    self._event(run, "preempted", step=run.step)
+                    with suppress(Fenced):  # one that was taken over must not keep the others from being saved
+                        self._checkpoint(run)
+                        self._event(run, "preempted", step=run.step)
             raise
 
     def _train(self) -> None:

@@ -57,7 +57,7 @@ def test_resume_confirms_from_the_manifest_alone(roots, monkeypatch):
 
 def test_an_arm_waits_for_a_run_that_may_end_otherwise_when_tried_again(roots, capsys):
     bug = fake_execute.BUG
-    assert main(["run", "-m", *DEMO, "method=lora", f"seed=0,{bug}"]) == 3
+    assert main(["run", "-m", *DEMO, "method=lora", f"seed=0,{bug}", "pack=1"]) == 3
     assert "not confirmed: dataset=arithmetic method=lora: 4 tuning runs are not over" in capsys.readouterr().err
     assert {row["why"] for row in manifest(roots)} == {"tune"}
 

@@ -89,7 +89,7 @@ def test_a_study_does_not_lose_cells(roots, capsys):
 
 def test_failures_are_reported_and_end_nothing(roots, capsys):
     seeds = [fake_execute.MEMORY, fake_execute.DISK, fake_execute.BUG, fake_execute.DIVERGES, 0]
-    assert study(f"seed={','.join(map(str, seeds))}", "study=s") == 3
+    assert study(f"seed={','.join(map(str, seeds))}", "study=s", "pack=1", "train.batch_size=1") == 3
     said = capsys.readouterr().err
     for words in ("out_of_memory: 4 GiB", "disk_full", "bug: division by zero", "diverged: loss is nan"):
         assert words in said

@@ -60,7 +60,7 @@ def standing(folder: RunFolder, queue: Queue | None = None) -> Standing:
 def _names(folder: RunFolder) -> list[str]:
     try:
         return os.listdir(folder.path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

@@ -54,7 +54,7 @@ def test_it_is_committed_without_outputs():
 
 
 def test_it_plans_runs_and_tabulates(executed):
-    assert "to run: 4 runs in 4 packs" in said(executed, "ablora.plan")
+    assert "to run: 4 runs in 1 pack" in said(executed, "ablora.plan")
     assert "Warning" not in said(executed, "ablora.plan") + said(executed, "ablora.run")
     assert "all 4 runs are done" in said(executed, "ablora.run")
     table = said(executed, "runs[columns]")

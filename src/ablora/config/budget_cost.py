@@ -59,7 +59,10 @@ def _reference(composer: Composer, tree: Tree, budget: Budget) -> int:
     try:
         require_choice(composer.loader, "method", preset)
         own = composer.base([f"method={preset}"])["method"]
-        return step_cost(_run(composer, {**tree, "method": own}, rank))
+        run = _run(composer, {**tree, "method": own}, rank)
+        if (structure := getattr(run.method, "structure", None)) is not None:
+            structure.check_rank(rank)
+        return step_cost(run)
     except BadInput as error:
         if error.field_name.partition(".")[0] not in ("method", "rank"):
             raise

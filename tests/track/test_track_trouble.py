@@ -82,7 +82,7 @@ def test_no_place_for_a_view(roots, tracker, said):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_the_service_dies_or_hangs_in_the_middle(roots, tracker, said, monkeypatch, how):
     watcher = tracker()
-    watcher._patience_s = 3.0
+    watcher._patience_s = 10.0
     run = Trainer(roots, watcher, spec_of()).start().step(1, 10)
     while not logged(run):
         time.sleep(0.05)
@@ -90,7 +90,7 @@ def test_the_service_dies_or_hangs_in_the_middle(roots, tracker, said, monkeypat
     os.kill(service, how)
     began = time.monotonic()
     run.step(11, 20).end()
-    assert time.monotonic() - began < 15.0
+    assert time.monotonic() - began < 60.0
     assert steps_of(run.log()) == list(range(1, 21))
     assert run.log().exit_codes == [0]
     assert len(said()) == 1

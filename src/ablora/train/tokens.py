@@ -20,7 +20,7 @@ REVISION = 1
 def stored(key: Mapping[str, Any], folder: Path | None, encode: Callable[[], EncodedSplit]) -> EncodedSplit:
     """What `encode` gives, from `folder` where it is there already; `key` is all that it depends on, as JSON.
 
-    7,299 examples of GSM8K take 5.7 s of a processor to tokenise (a busy machine), and 0.3 s to read.
+    7,299 examples of GSM8K take 5.7 s of a processor to tokenise (a busy machine); reading them was not timed.
     """
     if folder is None:
         return encode()

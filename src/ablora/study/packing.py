@@ -56,7 +56,7 @@ def packs_of(
 
 
 HOLES = 2.0
-"""What glibc's heap was seen to hold beyond what was asked of it, at most: 1.0 to 2.0 times what a pack asks for, in eight cases."""
+"""Resident memory was 1.0 to 2.0 times what a pack asks for, in eight cases: glibc's heap keeps holes."""
 
 
 def _resident(pack: Sequence[RunSpec]) -> int:

@@ -55,6 +55,14 @@ class Cluster(Protocol):
         """What one pack may take; None where that is not known."""
         ...
 
+    def at_once(self, packs: int) -> int:
+        """Of so many packs, those that may run at the same time."""
+        ...
+
+    def jobs(self, packs: int) -> str:
+        """What would be started for so many packs, in words."""
+        ...
+
     def require_usable(self, packs: int) -> None:
         """Refuse, before anything is written, a place that is not there or would not take so many packs."""
         ...

@@ -30,6 +30,12 @@ class Inline:
     def memory_gib(self) -> float | None:
         return host_memory_gib()
 
+    def at_once(self, packs: int) -> int:
+        return min(1, packs)
+
+    def jobs(self, packs: int) -> str:
+        return "none: this process runs one pack after another"
+
     def require_usable(self, packs: int) -> None:
         """This machine is always there."""
 

@@ -55,6 +55,13 @@ class Local:
         host = host_memory_gib()
         return None if host is None else host / self.workers
 
+    def at_once(self, packs: int) -> int:
+        return min(self.workers, packs)
+
+    def jobs(self, packs: int) -> str:
+        count = self.at_once(packs)
+        return f"{count} worker process{'es' * (count != 1)} on this machine"
+
     def require_usable(self, packs: int) -> None:
         """This machine is always there."""
 

@@ -99,6 +99,23 @@ class Slurm:
     def gpu_count(self) -> int:
         return int(str(self.gpus).rpartition(":")[2])
 
+    def tasks(self, packs: int) -> int:
+        """How many tasks so many packs are."""
+        return -(-packs // self.packs_per_task)
+
+    def at_once(self, packs: int) -> int:
+        return min(self.tasks(packs), self.array_parallelism or self.tasks(packs))
+
+    def jobs(self, packs: int) -> str:
+        """Asks SLURM for the length of its arrays, where there is one to be asked."""
+        tasks = self.tasks(packs)
+        said = f"{tasks} task{'s' * (tasks != 1)}"
+        try:
+            arrays = -(-tasks // slurm_site.longest_array())
+        except scheduler.NoAnswer:
+            return f"{said} of SLURM, in one array unless the site's are shorter (no SLURM answers here)"
+        return f"{said} of SLURM in {arrays} array{'s' * (arrays != 1)}"
+
     def sbatch_options(self) -> dict[str, str]:
         """What a task asks for, as long options of sbatch."""
         wanted = {
@@ -113,7 +130,7 @@ class Slurm:
 
     def require_usable(self, packs: int) -> None:
         """Refuse, before anything is written, what the site would refuse or leave waiting for ever."""
-        slurm_site.require(self, -(-packs // self.packs_per_task))
+        slurm_site.require(self, self.tasks(packs))
 
     def drain(self, job: Job, folder: Path | None) -> None:
         """Send the runs, and unless `wait` is false watch them until none of them waits or runs."""

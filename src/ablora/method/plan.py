@@ -32,6 +32,11 @@ def _shapes(folder: Path, targets: str | tuple[str, ...]) -> dict[tuple[int, int
     return found
 
 
+def modules_of(folder: Path, targets: str | tuple[str, ...]) -> int:
+    """How many modules are adapted."""
+    return sum(number for _, number in _shapes(folder, targets).values())
+
+
 def check_cell(spec: RunSpec) -> int:
     """The number of trainable parameters of a run; see `count`."""
     if isinstance(spec.method, Peft):

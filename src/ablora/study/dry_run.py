@@ -7,13 +7,17 @@ from ablora.store.roots import Roots
 from ablora.study.cell import Cell
 from ablora.study.confirm import TUNE, Arm, Confirm, asked, require_fresh
 from ablora.study.confounds import confounds, require_none
+from ablora.study.cost import costs
 from ablora.study.execution import Execution
 from ablora.study.manifest import Row, merged, study_folder
 from ablora.study.packing import whys
+from ablora.study.past import Past
 from ablora.study.plan import Plan, derived_name, make, method_name
 from ablora.study.reconcile import reconcile
 from ablora.study.status import counts
 
+STALE = 4
+"""Folders of stale runs that are named."""
 Evidence = Callable[[Roots, str, Sequence[Mapping[str, Any]]], Iterable[str]]
 """Lines on what the cells of a study can show; from the analysis, which only the command line imports."""
 
@@ -25,8 +29,8 @@ def describe(
     evidence: Evidence | None = None,
     strict: bool = False,
 ) -> Iterator[str]:
-    """Lines of text: cells, which of them are one run, what is done, packs, trainable parameters, in what compared
-    cells differ beside the method, and what the seeds can show."""
+    """Lines of text: cells, which of them are one run, what is done, packs, jobs, memory, disk, time, trainable
+    parameters, in what compared cells differ beside the method, and what the seeds can show."""
     roots = Roots.from_environment()
     plan = make(cells)
     if strict:
@@ -41,11 +45,14 @@ def describe(
     yield f"cells: {len(rows)}, of which {duplicates} are the same run as an earlier one"
     yield from _duplicates(plan)
     yield f"runs: {counts(gap.found)}"
+    past = Past(roots, plan)
+    yield from _stale(past.stale({run for pack in gap.packs for run in pack}))
     yield from _second_stage(rows, confirm)
     place = type(execution.cluster).__name__.lower()
     packs = "1 pack" if len(gap.packs) == 1 else f"{len(gap.packs)} packs"
     yield f"to run: {sum(map(len, gap.packs))} runs in {packs} ({place})"
     yield from (f"  {line}" for line in whys(plan.specs) if execution.packing.runs > 1)
+    yield from costs(plan, gap.packs, execution, past)
     yield "trainable parameters:"
     for (method, rank, budget), count in sorted(_parameters(plan).items(), key=str):
         yield f"  {method:<16} rank {rank}: {count}{budget}"
@@ -54,6 +61,12 @@ def describe(
     yield from _confounds(plan)
     if evidence is not None:
         yield from evidence(roots, study.name, [row.to_record() for row in plan.rows])
+
+
+def _stale(found: Mapping[str, str]) -> Iterator[str]:
+    if found:
+        few = ", ".join([*found.values()][:STALE]) + (", ..." if len(found) > STALE else "")
+        yield f"  {len(found)} of them done under an older revision of code, data or weights ({few}); they run again"
 
 
 def _confounds(plan: Plan) -> Iterator[str]:

@@ -45,7 +45,7 @@ def packs_of(
     if packing.runs == 1:
         return [[run] for run in specs]
     most = max(1, min(packing.runs, -(-len(specs) // places)))
-    limit = packing.limit_gib or (None if limit_gib and _is_small(specs.values(), limit_gib) else limit_gib)
+    limit = limit_of(specs.values(), packing, limit_gib)
     if limit is not None and peak is None:
         peak = _resident
     out: list[list[str]] = []
@@ -53,6 +53,11 @@ def packs_of(
         for part in _even(runs, most):
             out.extend(_fitting(part, specs, peak, limit))
     return out
+
+
+def limit_of(specs: Iterable[RunSpec], packing: Packing, limit_gib: float | None) -> float | None:
+    """The memory that packs are held to; None where they are not weighed."""
+    return packing.limit_gib or (None if limit_gib and _is_small(specs, limit_gib) else limit_gib)
 
 
 HOLES = 2.0

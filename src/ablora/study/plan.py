@@ -28,6 +28,8 @@ class Plan:
     """The parameters for which a run's rank was solved, by run id; a run whose rank was given has none."""
     at_most: dict[str, int] = field(default_factory=dict)
     """The most trainable parameters, by id, of runs whose data decide the ranks of their modules."""
+    items: dict[Any, dict[str, int]] = field(default_factory=dict)
+    """The number of items of each data set's splits."""
 
 
 def make(cells: Sequence[Cell], check: Callable[[RunSpec], int] | None = None) -> Plan:
@@ -67,7 +69,7 @@ def make(cells: Sequence[Cell], check: Callable[[RunSpec], int] | None = None) -
 
     bounds = {run: parts.once("bound", partial(bound_of, spec), *_shape(spec)) for run, spec in specs.items()}
     at_most = {run: bound for run, bound in bounds.items() if bound is not None}
-    return Plan(tuple(rows), specs, parameters, budgets, at_most)
+    return Plan(tuple(rows), specs, parameters, budgets, at_most, data.items)
 
 
 def _shape(spec: RunSpec) -> tuple[Any, ...]:
@@ -100,16 +102,21 @@ def _require_text(spec: RunSpec) -> None:
             raise error.under(f"eval.tasks.{name}") from error
 
 
+SPLITS = ("train", "validation", "test")
+
+
 class _Data:
     """Loads each distinct data set once; remembers the complaint of one that cannot be loaded."""
 
     def __init__(self) -> None:
         self.complaints: dict[Any, DataError | None] = {}
+        self.items: dict[Any, dict[str, int]] = {}
 
     def require(self, dataset: Any) -> None:
         if dataset not in self.complaints:
             try:
-                dataset.load()
+                splits = dataset.load()
+                self.items[dataset] = {name: len(getattr(splits, name)) for name in SPLITS}
                 self.complaints[dataset] = None
             except DataError as error:
                 self.complaints[dataset] = error

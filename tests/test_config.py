@@ -177,9 +177,3 @@ def test_a_sweep_is_a_study_without_the_flag():
     question = ask(["+sweeps=own"], multirun=False)
     assert question.sweeping
     assert len(question.cells) == 6
-
-
-def test_every_sweep_file_composes():
-    for path in sorted((conf_dir() / "sweeps").glob("*.yaml")):
-        question = ask([f"+sweeps={path.stem}"], multirun=True)
-        assert len(question.cells) > 1

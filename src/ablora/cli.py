@@ -66,6 +66,22 @@ def plan(arguments: Sequence[str]) -> int:
     return 0
 
 
+def prepare(arguments: Sequence[str]) -> int:
+    """Fill the caches for a study, or for what `run` would do with the same arguments."""
+    overrides, flags = _split(arguments, MULTIRUN)
+    from ablora.study.prepare import prepare_cells, prepare_study
+
+    if len(overrides) == 1 and "=" not in overrides[0]:
+        lines = prepare_study(overrides[0])
+    else:
+        from ablora.config import ask
+
+        lines = prepare_cells(ask(overrides, multirun=bool(flags & MULTIRUN)).cells)
+    for line in lines:
+        print(line, flush=True)
+    return 0
+
+
 def _evidence(*of_study: Any) -> Iterable[str]:
     """What a study's seeds can show, where the analysis is installed."""
     try:
@@ -257,6 +273,7 @@ def pretrain(arguments: Sequence[str]) -> int:
 COMMANDS = {
     "run": Command("[-m] [--retry] [--strict] OVERRIDES", "one run, or with -m or +sweeps=NAME a study", run),
     "plan": Command("[-m] [--strict] OVERRIDES", "what run would do with the same arguments; writes nothing", plan),
+    "prepare": Command("STUDY or [-m] OVERRIDES", "fill the caches ahead of a study, on a node with network", prepare),
     "status": Command("[STUDY] [--check-stale]", "where each run of a study stands", status),
     "watch": Command("STUDY", "the same, live, until nothing of it runs or waits", watch),
     "resume": Command("STUDY", "go on with a study from its manifest", resume),

@@ -256,7 +256,7 @@ def _ranks(member: Member, layers: Mapping[str, Layer], library: Library) -> dic
         return {name: method.init.rank(name) for name in layers}
     for name, layer in layers.items():
         require_rank(name, Shape(*out_in(layer), member.rank), method)
-    sites = {name: _site(name, layer, member, method, member.rank) for name, layer in layers.items()}
+    sites = {name: site_of(name, layer, member, method, member.rank) for name, layer in layers.items()}
     times = member.rank // inward_rank(method.structure, member.rank)
     return {name: times * rows for name, rows in realised(method.init, sites, library).items()}
 
@@ -307,7 +307,7 @@ def _built(name: str, linear: Layer, member: Member, rank: int, library: Library
             return None
 
 
-def _site(name: str, linear: Layer, member: Member, method: LowRank, rank: int) -> Site:
+def site_of(name: str, linear: Layer, member: Member, method: LowRank, rank: int) -> Site:
     """One module as its start sees it; s is the one of the run's rank, whatever rank the module has."""
     experts, rows = method.structure.experts, inward_rank(method.structure, rank)
     brought = isinstance(method.init, Brought)
@@ -319,7 +319,7 @@ def _site(name: str, linear: Layer, member: Member, method: LowRank, rank: int) 
 
 def _build(name: str, linear: Layer, member: Member, method: LowRank, rank: int, library: Library) -> _Built:
     """One member's tensors in one module, in the factors' own dtype on the weight's device."""
-    site = _site(name, linear, member, method, rank)
+    site = site_of(name, linear, member, method, rank)
     weight, shape = site.weight, Shape(*out_in(linear), rank)
     start, scales = _start(site, method, library)
     zero = torch.zeros(rank, shape.out_features)

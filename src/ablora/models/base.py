@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal, cast
 
@@ -98,6 +98,12 @@ def skeleton(folder: Path) -> PreTrainedModel:
             return AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError) as error:
         raise BadInput("model", str(folder), f"a causal language model that transformers knows ({error})") from error
+
+
+@lru_cache(maxsize=8)
+def without_weights(spec: Embedded | Local) -> Base:
+    """The skeleton and its tokenizer: enough to tokenise data, without reading a weight."""
+    return Base(skeleton(spec.folder), AutoTokenizer.from_pretrained(spec.folder, local_files_only=True))
 
 
 def content_of(folder: Path) -> str:

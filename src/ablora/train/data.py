@@ -89,6 +89,11 @@ def items_of(
     return items, left_out
 
 
+def forget_encoded() -> None:
+    """Read or make tokens anew from here on: another process may have taken their files away."""
+    _encoded.cache_clear()
+
+
 def train_data(spec: RunSpec, base: Base, cache: Path | None = None) -> tuple[TrainData, dict[str, list[str]]]:
     """A run's training data, and the items left out, by split."""
     items, out = items_of(spec, base, "train", None, cache)

@@ -1,16 +1,15 @@
 """How long the rows of a run get: from its data's lengths and its batches, without a seed and without weights."""
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from transformers import AutoTokenizer
 
 from ablora.data.encode import Encoded
 from ablora.evals._base import TEXT
 from ablora.evals.answer_loss import chunks_of
 from ablora.method.seeds import generator
-from ablora.models.base import Base, skeleton
+from ablora.models.base import without_weights
 from ablora.spec import RunSpec
 from ablora.train.data import items_of
 
@@ -85,10 +84,5 @@ class _Data:
 
 @lru_cache(maxsize=256)
 def _found(data: _Data, split: str, most: int) -> tuple[Length, ...]:
-    items, _ = items_of(data.spec, _without_weights(data.spec.model), split, most)
+    items, _ = items_of(data.spec, without_weights(data.spec.model), split, most)
     return tuple(Length(len(e.input_ids), len(e.input_ids) - e.answer_start) for e in items.encoded)
-
-
-@lru_cache(maxsize=8)
-def _without_weights(model: Any) -> Base:
-    return Base(skeleton(model.folder), AutoTokenizer.from_pretrained(model.folder, local_files_only=True))

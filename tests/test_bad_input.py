@@ -1,6 +1,8 @@
 """A user's mistake: exit code 2, one message that names field, value and legal values, and nothing left behind."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,26 @@ def test_a_place_that_cannot_be_written_to(variable, tmp_path, monkeypatch, caps
     assert "a folder that can be written to" in said
     assert f"export {variable}=FOLDER" in said
     assert not list(Path.cwd().glob("*/*"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+@pytest.mark.parametrize("variable", ["ABLORA_RUNS", "ABLORA_CACHE"])
+def test_a_disk_that_is_full_or_read_only_is_found_before_anything_is_written(
+    variable, number, tmp_path, monkeypatch, capsys
+):
+    real, place = Path.write_bytes, tmp_path / "disk" / "place"
+
+    def on_such_a_disk(path, data):
+        if place in path.parents:
+            raise OSError(number, os.strerror(number))
+        return real(path, data)
+
+    monkeypatch.setenv(variable, str(place))
+    monkeypatch.setattr(Path, "write_bytes", on_such_a_disk)
+    assert main(["run", "-m", "seed=0,1", "study=s"]) == 2
+    said = capsys.readouterr().err
+    assert f"{variable}='{place}' is not legal: a folder that can be written to ({os.strerror(number)})" in said
+    assert not [path for what in ("spec.json", "manifest.jsonl", ".probe*") for path in tmp_path.rglob(what)]
 
 
 def test_a_typo_inside_a_sweep_file(tmp_path, monkeypatch, capsys):

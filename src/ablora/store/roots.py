@@ -7,6 +7,9 @@ from pathlib import Path
 
 from ablora.spec import BadInput
 
+PROBE = bytes(65536)
+"""A full disk takes the name of a file, and often some bytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Roots:
@@ -32,8 +35,10 @@ class Roots:
             try:
                 root.mkdir(parents=True, exist_ok=True)
                 probe = root / f".probe-{uuid.uuid4().hex}"
-                probe.touch()
-                probe.unlink()
+                try:
+                    probe.write_bytes(PROBE)
+                finally:
+                    probe.unlink(missing_ok=True)
             except OSError as error:
                 legal = f"a folder that can be written to ({error.strerror}); export {variable}=FOLDER names another"
                 raise BadInput(variable, str(root), legal) from error

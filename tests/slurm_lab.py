@@ -21,7 +21,8 @@ TESTS = Path(__file__).parent
 KILL_WAIT_S = 5
 PATIENCE_S = 900
 """How long anything may take: a start of Python took two minutes on a machine with ten others at work."""
-CLUSTER = ["cluster=slurm", "cluster.poll_s=1", "cluster.gpus=0", "cluster.cpus=1", "cluster.memory=900M"]
+CLUSTER = ["cluster=slurm", "cluster.poll_s=1", "cluster.gpus=0", "cluster.cpus=1", "cluster.memory=900M",
+           "cluster.prepare=false"]  # fmt: skip
 STUDY = ["train=quick", "tracker=off", "pack=1", "study=s", *CLUSTER]  # a task of its own for each run
 CONTROLLER = (
     "import sys, ablora.dispatch.slurm, fake_task; ablora.dispatch.slurm.work_in_task = fake_task.work_in_task; "

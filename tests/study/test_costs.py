@@ -163,6 +163,15 @@ def test_few_kinds_are_weighed_for_a_plan_alone_and_the_largest_first():
         (["cluster=local", "cluster.workers=3"], "3 worker processes on this machine"),
         (["cluster=slurm"], "4 tasks of SLURM, in one array unless the site's are shorter"),
         (["cluster=slurm", "cluster.packs_per_task=3"], "2 tasks of SLURM"),
+        (
+            ["cluster=slurm"],
+            "4 tasks of SLURM, in one array unless the site's are shorter (no SLURM answers here), after 1 "
+            "that fills the caches",
+        ),
+        (
+            ["cluster=slurm", "cluster.prepare=false"],
+            "4 tasks of SLURM, in one array unless the site's are shorter (no SLURM answers here)\n",
+        ),
     ],
 )
 def test_jobs_are_told(roots, capsys, monkeypatch, cluster, said):

@@ -51,6 +51,11 @@ class Cluster(Protocol):
         ...
 
     @property
+    def prepares(self) -> bool:
+        """Whether a job for each base fills the caches before the runs that need them."""
+        ...
+
+    @property
     def memory_gib(self) -> float | None:
         """What one pack may take; None where that is not known."""
         ...

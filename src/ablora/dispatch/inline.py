@@ -27,6 +27,10 @@ class Inline:
         return 1
 
     @property
+    def prepares(self) -> bool:
+        return False
+
+    @property
     def memory_gib(self) -> float | None:
         return host_memory_gib()
 

@@ -51,6 +51,10 @@ class Local:
         return self.workers
 
     @property
+    def prepares(self) -> bool:
+        return False
+
+    @property
     def memory_gib(self) -> float | None:
         host = host_memory_gib()
         return None if host is None else host / self.workers

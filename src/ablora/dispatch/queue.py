@@ -8,7 +8,7 @@ in the answer has ended; one that was sent after it waits.
 
 import getpass
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,6 @@ CLASSES: dict[str, FailureClass] = {
     "TIMEOUT": "timeout", "DEADLINE": "timeout", "NODE_FAIL": "node_failure", "BOOT_FAIL": "node_failure",
     "PREEMPTED": "preempted", "OUT_OF_MEMORY": "out_of_memory", "CANCELLED": "cancelled", "REVOKED": "cancelled",
 }  # fmt: skip
-FINAL = ("cancelled", "out_of_memory")
-"""Ends that would be repeated, or that somebody wanted: such a run is tried again only when asked for."""
 UNSEEN = "UNSEEN"
 """The end of a task of which SLURM has no row: cancelled while it waited, or there is no accounting."""
 
@@ -43,6 +41,16 @@ class Place:
     """While it lives what SLURM says it waits for; afterwards how it ended."""
     ended: FailureClass | None = None
     """How it ended, where that is a failure with a name of its own."""
+    unprepared: bool = False
+    """It never started, because the job that was to fill the caches did not end well."""
+    alone: bool = True
+    """Whether its task had no other run."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it ended as somebody wanted, or as it would again: it is tried again only when asked for. Memory that
+        several runs were out of together may be enough for fewer."""
+        return self.ended == "cancelled" or (self.ended == "out_of_memory" and self.alone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +78,9 @@ class Queue:
 
     def look(self, now: bool = False) -> "Queue":
         """Read the records again, and ask SLURM again if the last answer is too old (with `now` in any case)."""
-        self.records = [record for record in submissions.read(self.study) if record.phase != "abandoned"]
+        records = submissions.read(self.study)
+        self.records = [record for record in records if record.phase != "abandoned"]
+        self.given_up = {run: record.why for record in records if record.why for runs in record.tasks for run in runs}
         self.newest = {
             run: (record, i) for record in self.records for i, runs in enumerate(record.tasks) for run in runs
         }
@@ -88,10 +98,15 @@ class Queue:
 
     def place(self, run: str) -> Place | None:
         """Where SLURM has a run; None for one that was never sent there, or whose end is settled."""
-        if run not in self.newest or run in self.newest[run][0].settled:
+        if run not in self.newest:
+            why = self.given_up.get(run)
+            return None if why is None else Place("", False, why, unprepared=True)
+        if run in self.newest[run][0].settled:
             return None
         record, index = self.newest[run]
         task = record.task(index)
+        if why := self.unprepared(record):
+            return Place(task or "", False, why, unprepared=True)
         if task is None or record.name not in self.answer.judged:
             return Place(task or "", True, "just sent")
         if record.cluster != self.answer.cluster:
@@ -104,7 +119,27 @@ class Queue:
         if end == UNSEEN:
             began = self._was_begun_by(run, task)
             return Place(task, False, f"task {task} is gone", None if began else "cancelled")
-        return Place(task, False, f"task {task} {end}", CLASSES.get(end))
+        return Place(task, False, f"task {task} {end}", CLASSES.get(end), alone=len(record.tasks[index]) == 1)
+
+    def unprepared(self, record: Submission) -> str:
+        """Why an array will never start: how the preparation ended that it waits for. Empty where it may yet."""
+        for job, end in self._ends_of(record.after):
+            if end not in (None, "COMPLETED"):
+                word = "is gone" if end == UNSEEN else end
+                return f"its preparation, job {job}, {word} (jobs/{job}_0_log.err)"
+        return ""
+
+    def never(self) -> dict[str, str]:
+        """The arrays that will never start, by name, each with why."""
+        return {record.name: why for record in self.records if (why := self.unprepared(record))}
+
+    def _ends_of(self, names: Sequence[str]) -> Iterator[tuple[str | None, str | None]]:
+        """Preparations that are neither through nor in the queue, with how they ended, where that is known."""
+        for record in self.records:
+            if record.name in names and not submissions.is_prepared(self.study, record.name):
+                here = record.name in self.answer.judged and record.cluster == self.answer.cluster
+                if here and record.job not in self.answer.tasks:
+                    yield record.job, self.answer.ended.get(str(record.job))
 
     def holds(self, folder: RunFolder) -> bool:
         """Whether a living process runs the run now."""
@@ -151,8 +186,14 @@ class Queue:
         gone = {task: record for record, i in map(self.newest.__getitem__, waiting)
                 if (task := record.task(i)) is not None and record.cluster == cluster
                 and task not in tasks and task not in before.ended}  # fmt: skip
+        gone |= self._preparations_gone(waiting, cluster, {*tasks, *before.ended})
         ended = {**{task: end for task, end in before.ended.items() if task not in tasks}, **_ends(gone)}
         return Answer(time.time(), cluster, judged, tasks, ended)
+
+    def _preparations_gone(self, waiting: Sequence[str], cluster: str | None, known: set[str]) -> dict[str, Submission]:
+        names = {name for run in waiting for name in self.newest[run][0].after}
+        return {str(record.job): record for record in self.records
+                if record.name in names and record.job not in known and record.cluster == cluster}  # fmt: skip
 
     def _was_begun_by(self, run: str, task: str) -> bool:
         folder = folder_of(self.roots, run)

@@ -8,17 +8,19 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ablora.dispatch import scheduler, slurm_site, submissions
+from ablora.dispatch import preparation, scheduler, slurm_site, submissions
 from ablora.dispatch.base import Interrupted, Job
 from ablora.dispatch.frozen import freeze
+from ablora.dispatch.preparation import prepare_in_task
 from ablora.dispatch.progress import StudyProgress
 from ablora.dispatch.queue import Queue
+from ablora.dispatch.submissions import Submission
 from ablora.dispatch.task import AGAIN, environment, work_in_task
 from ablora.spec import BadInput, check
 from ablora.store.run_folder import folder_of
@@ -26,6 +28,17 @@ from ablora.store.run_folder import folder_of
 LOOK_S = 1.0
 TASK = '"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"'
 """A task's name in a batch script; the raw number of an array's last task is the array's own."""
+
+
+class _Place(NamedTuple):
+    """What all arrays of one command have in common."""
+
+    folder: Path
+    """The study's."""
+    code: Path
+    cluster: str
+    most: int
+    """Tasks of an array."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +74,8 @@ class Slurm:
     packs_per_task: int = 1
     options: tuple[str, ...] = ()
     """Other options of sbatch, by their long names: mail-type=END."""
+    prepare: bool = True
+    """Whether a job for each base fills the caches first, where they lack what its runs need."""
     wait: bool = True
     """Watch until the runs are through; false: send, and give the terminal back."""
     poll_s: int = 30
@@ -88,6 +103,10 @@ class Slurm:
     @property
     def places(self) -> int:
         return 1
+
+    @property
+    def prepares(self) -> bool:
+        return self.prepare
 
     @property
     def memory_gib(self) -> float | None:
@@ -127,6 +146,14 @@ class Slurm:
         flags = {name: "" if value is True else str(value) for name, value in wanted.items() if value is not None}
         others = (option.lstrip("-").partition("=") for option in self.options)
         return flags | {name: value for name, _, value in others}
+
+    def _options(self, before: Submission | None) -> dict[str, str]:
+        """The same of an array that waits for a preparation."""
+        wanted = self.sbatch_options()
+        if before is None:
+            return wanted
+        others = [wanted["dependency"]] if "dependency" in wanted else []
+        return wanted | {"dependency": ",".join([*others, f"afterok:{before.job}"])}
 
     def require_usable(self, packs: int) -> None:
         """Refuse, before anything is written, what the site would refuse or leave waiting for ever."""
@@ -178,28 +205,53 @@ class Slurm:
             packs = [pack for pack in job.packs if not any(_is_taken(queue, run) for run in pack)]
             if not packs:
                 return {}
-            code = freeze(folder / "code")
-            per = self.packs_per_task
-            tasks = [tuple(packs[i : i + per]) for i in range(0, len(packs), per)]
-            arrays = [tasks[i : i + most] for i in range(0, len(tasks), most)]
-            return dict(self._send_array(job, array, folder, code) for array in arrays)
+            place = _Place(folder, freeze(folder / "code"), scheduler.configuration()["ClusterName"], most)
+            parts = preparation.groups(job, packs) if self.prepare else [preparation.Group("", tuple(packs))]
+            return {number: runs for part in parts for number, runs in self._send_group(job, part, place).items()}
+
+    def _send_group(self, job: Job, part: preparation.Group, place: _Place) -> dict[str, list[str]]:
+        """The arrays of packs that need the same preparation, which is released when they are there to wait for it."""
+        before = preparation.waiting_for(place.folder, part)
+        if before is None and part.keys:
+            before = self._send_preparation(job, part, place)
+        per, packs = self.packs_per_task, part.packs
+        tasks = [tuple(packs[i : i + per]) for i in range(0, len(packs), per)]
+        arrays = [tasks[i : i + place.most] for i in range(0, len(tasks), place.most)]
+        sent = dict(self._send_array(job, array, place, before) for array in arrays)
+        if before is not None and before.phase == "held":
+            submissions.release(place.folder, before)
+        return sent
+
+    def _send_preparation(self, job: Job, part: preparation.Group, place: _Place) -> Submission:
+        """A held job that makes what the packs lack."""
+        record = submissions.begin(place.folder, [()], place.cluster, place.code, self.poll_s, prepares=part.keys)
+        call = replace(job, packs=(part.runs,)), submissions.prepared(place.folder, record.name)
+        number = self._submit(record.name, prepare_in_task, [call], place, job)
+        print(f"ablora: job {number} fills the caches first ({len(part.keys)} needs)", file=sys.stderr)
+        return submissions.write(place.folder, replace(record, job=number, phase="held"))
 
     def _send_array(
-        self, job: Job, tasks: Sequence[tuple[tuple[str, ...], ...]], folder: Path, code: Path
+        self, job: Job, tasks: Sequence[tuple[tuple[str, ...], ...]], place: _Place, before: Submission | None
     ) -> tuple[str, list[str]]:
         jobs = [replace(job, packs=packs) for packs in tasks]
-        cluster = scheduler.configuration()["ClusterName"]
-        record = submissions.begin(folder, [one.runs for one in jobs], cluster, code, self.poll_s)
-        number = self._submit(record.name, jobs, folder / "jobs", environment(job, str(code)))
-        record = submissions.write(folder, replace(record, job=number, phase="held"))
-        submissions.release(folder, record)
-        return number, [run for one in jobs for run in one.runs]
+        after = () if before is None else (before.name,)
+        runs = [one.runs for one in jobs]
+        record = submissions.begin(place.folder, runs, place.cluster, place.code, self.poll_s, after=after)
+        calls = [(one, one.claims(), self.threads or self.cpus) for one in jobs]
+        number = self._submit(record.name, work_in_task, calls, place, job, before)
+        record = submissions.write(place.folder, replace(record, job=number, phase="held"))
+        submissions.release(place.folder, record)
+        return number, [run for own in runs for run in own]
 
-    def _submit(self, name: str, jobs: Sequence[Job], folder: Path, variables: Mapping[str, str]) -> str:
-        """The number of a held array."""
+    def _submit(
+        self, name: str, does: Callable[..., None], calls: Sequence[tuple[Any, ...]], place: _Place, job: Job,
+        before: Submission | None = None,
+    ) -> str:  # fmt: skip
+        """The number of a held array, one task for each call."""
         from submitit import SlurmExecutor
         from submitit.core.utils import FailedJobError
 
+        folder, variables = place.folder / "jobs", environment(job, str(place.code))
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob("*.save_tmp"):  # of a process that was killed; submitit would refuse to go on
             leftover.unlink()
@@ -213,14 +265,13 @@ class Slurm:
             teardown=["code=$?", f"[ $code != {AGAIN} ] || scontrol requeue {TASK}", "exit $code"],
             # srun does not take it from the job since SLURM 22.05
             srun_args=[f"--cpus-per-task={self.cpus}"],
-            array_parallelism=self.array_parallelism or len(jobs),
-            additional_parameters={"hold": True, **{k: v or True for k, v in self.sbatch_options().items()}},
+            array_parallelism=self.array_parallelism or len(calls),
+            additional_parameters={"hold": True, **{k: v or True for k, v in self._options(before).items()}},
         )
-        threads = self.threads or self.cpus
         try:
             with _outside_of_a_job():
                 with executor.batch():
-                    sent = [executor.submit(work_in_task, job, job.claims(), threads) for job in jobs]
+                    sent = [executor.submit(does, *arguments) for arguments in calls]
                 return sent[0].job_id.partition("_")[0]
         except FailedJobError as error:
             said = " ".join(str(error).split())
@@ -236,7 +287,8 @@ def _is_taken(queue: Queue, run: str) -> bool:
 
 
 def _names(queue: Queue, runs: Mapping[str, Any]) -> list[str]:
-    return sorted({queue.newest[run][0].name for run in runs if run in queue.newest})
+    records = [queue.newest[run][0] for run in runs if run in queue.newest]
+    return sorted({name for record in records for name in (record.name, *record.after)})
 
 
 def _say_trouble(queue: Queue, said: list[str] = []) -> None:  # noqa: B006 -- once per process and reason

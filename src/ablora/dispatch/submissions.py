@@ -1,7 +1,9 @@
 """What was sent to SLURM, on disk: one record per array, written before the array exists.
 
 studies/<name>/submissions/<name>.json
-  {"schema", "name", "made_s", "user", "cluster", "code", "tasks": [[run, ...], ...], "job", "phase", "settled": [run]}
+  {"schema", "name", "made_s", "user", "cluster", "code", "tasks": [[run, ...], ...], "job", "phase", "settled": [run],
+   "prepares": [need], "after": [name], "why"}
+studies/<name>/submissions/<name>.prepared   a preparation (a record of one task without runs) has ended well
 `name` is the array's name in SLURM, by which it is found if its sender died before it could write the number down.
 phase: writing -> held (the number is written down) -> released; or abandoned. Only a held array is released, so one
 that nobody knows never runs, and of two records for a run only one ever had a task that ran.
@@ -10,7 +12,7 @@ that nobody knows never runs, and of two records for a run only one ever had a t
 import getpass
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -41,6 +43,12 @@ class Submission:
     phase: Literal["writing", "held", "released", "abandoned"] = "writing"
     settled: tuple[str, ...] = ()
     """Runs whose end by SLURM is written down in their folders; what SLURM says of them counts no more."""
+    prepares: tuple[str, ...] = ()
+    """Of a preparation: what it makes in the caches."""
+    after: tuple[str, ...] = ()
+    """The preparations that have to end well before its tasks may start."""
+    why: str = ""
+    """Why an array was given up that had been sent."""
 
     def task(self, index: int) -> str | None:
         """A task's name as squeue and sacct give it; an array of one is a plain job."""
@@ -57,11 +65,22 @@ def lock(study: Path) -> FileLock:
     return FileLock(study / ".submissions.lock")
 
 
-def begin(study: Path, tasks: Sequence[Sequence[str]], cluster: str, code: Path, poll_s: float) -> Submission:
+def begin(
+    study: Path, tasks: Sequence[Sequence[str]], cluster: str, code: Path, poll_s: float, **more: tuple[str, ...]
+) -> Submission:
     """The record of an array that will be sent."""
     name = f"{PREFIX}{uuid.uuid4().hex[:16]}"
     made = Submission(name, time.time(), getpass.getuser(), cluster, str(code), poll_s, tuple(map(tuple, tasks)))
-    return write(study, made)
+    return write(study, replace(made, **more))
+
+
+def prepared(study: Path, name: str) -> Path:
+    """The file that says that a preparation has ended well."""
+    return folder_of(study) / f"{name}.prepared"
+
+
+def is_prepared(study: Path, name: str) -> bool:
+    return prepared(study, name).exists()
 
 
 def write(study: Path, record: Submission) -> Submission:
@@ -80,7 +99,8 @@ def _records(study: Path) -> Iterator[Submission]:
         try:
             tasks = tuple(tuple(runs) for runs in found["tasks"])
             rest = {key: found[key] for key in ("name", "made_s", "user", "cluster", "code", "poll_s", "job", "phase")}
-            yield Submission(tasks=tasks, settled=tuple(found["settled"]), **rest)
+            more = {key: tuple(found.get(key, ())) for key in ("prepares", "after")}  # younger than some records
+            yield Submission(tasks=tasks, settled=tuple(found["settled"]), why=found.get("why", ""), **more, **rest)
         except (KeyError, TypeError) as error:
             legal = "a submission; see squeue for its name, scancel it, and move the file away"
             raise atomic.Corrupted(str(path), str(error), legal) from error
@@ -90,6 +110,14 @@ def release(study: Path, record: Submission) -> Submission:
     """Let a held array run."""
     scheduler.ask("scontrol", "release", str(record.job))
     return write(study, replace(record, phase="released"))
+
+
+def give_up(study: Path, whys: Mapping[str, str]) -> None:
+    """Cancel arrays, by name, that will never start; their runs are sent again by the next command. Under the lock."""
+    for record in read(study):
+        if record.name in whys and record.phase != "abandoned":
+            scheduler.ask("scancel", str(record.job))
+            write(study, replace(record, phase="abandoned", why=whys[record.name]))
 
 
 def mend(study: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 from ablora.spec import RunSpec
+from ablora.store.roots import Roots
 from ablora.study.disk import Disk, disk_of_all
 from ablora.study.execution import Execution
 from ablora.study.packing import limit_of
@@ -19,11 +20,20 @@ def costs(plan: Plan, packs: Packs, execution: Execution, past: Past) -> Iterato
     if not packs:
         return
     missing = [run for pack in packs for run in pack]
-    yield f"jobs: {execution.cluster.jobs(len(packs))}"
+    first = _preparations([plan.specs[run] for run in missing], past.roots) if execution.cluster.prepares else 0
+    after = f", after {first} that fill{'s' * (first == 1)} the caches" if first else ""
+    yield f"jobs: {execution.cluster.jobs(len(packs))}{after}"
     yield f"memory: {_memory(plan.specs, packs, execution)}"
     disk = dict(disk_of_all(missing, plan.specs, plan.parameters, plan.items))
     yield f"disk: {_disk(disk, packs, execution.cluster.at_once(len(packs)))}"
     yield f"time: {_time(past.hours(missing))}"
+
+
+def _preparations(specs: Sequence[RunSpec], roots: Roots) -> int:
+    """Bases for which the caches lack something."""
+    from ablora.train.needs import missing, needs_of  # late: it imports torch
+
+    return len({need.spec.model for need in missing(needs_of(specs).values(), roots.cache)})
 
 
 def _memory(specs: Mapping[str, RunSpec], packs: Packs, execution: Execution) -> str:

@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 
 from ablora.dispatch import submissions
-from ablora.dispatch.queue import FINAL, Place, Queue
+from ablora.dispatch.queue import Place, Queue
 from ablora.dispatch.scheduler import NoAnswer
 from ablora.store import atomic, lines
 from ablora.store.claims import release, take
@@ -15,7 +15,8 @@ from ablora.store.run_folder import SCHEMA, RunFolder, folder_of
 def settle(queue: Queue) -> None:
     """Give a failure.json to every run whose task SLURM ended for good, unless somebody runs it.
 
-    Before that, arrays that a dead sender left half sent are released or abandoned. Under the lock of the submissions:
+    Before that, arrays that a dead sender left half sent are released or abandoned, and those are given up that wait
+    for a preparation that did not end well. Under the lock of the submissions:
     of two controllers one writes, and a sender that lives is waited for. Killed in between, the next one goes on.
     """
     _mend(queue)
@@ -34,11 +35,13 @@ def settle(queue: Queue) -> None:
 
 
 def _mend(queue: Queue) -> None:
-    if all(record.phase == "released" for record in queue.records):
+    never = queue.never()
+    if all(record.phase == "released" for record in queue.records) and not never:
         return
     try:
         with submissions.lock(queue.study):
             submissions.mend(queue.study)
+            submissions.give_up(queue.study, never)
     except NoAnswer as error:
         print(f"ablora: SLURM does not answer ({error}); what was half sent counts as queued", file=sys.stderr)
     queue.look()
@@ -46,7 +49,7 @@ def _mend(queue: Queue) -> None:
 
 def _ended(queue: Queue) -> dict[str, Place]:
     places = {run: queue.place(run) for run in queue.newest}
-    return {run: place for run, place in places.items() if place and not place.live and place.ended in FINAL}
+    return {run: place for run, place in places.items() if place and not place.live and place.is_final}
 
 
 def _write(folder: RunFolder, place: Place, queue: Queue) -> bool:

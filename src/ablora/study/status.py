@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ablora.dispatch.queue import FINAL, Place, Queue, queue_of
+from ablora.dispatch.queue import Place, Queue, queue_of
 from ablora.spec import check
 from ablora.store import atomic
 from ablora.store.claims import alive_here, is_held, latest
@@ -66,10 +66,12 @@ def _names(folder: RunFolder) -> list[str]:
 
 def _by_slurm(place: Place, step: str) -> Standing | None:
     """What SLURM knows of a run that nobody runs; None where it does not change what the disk says."""
+    if place.unprepared:
+        return Standing("planned", place.detail)
     if place.live:
         return Standing("queued", ", ".join(filter(None, (place.detail, step))))
-    if place.ended in FINAL:
-        return Standing("failed", place.ended)
+    if place.is_final:
+        return Standing("failed", str(place.ended))
     if place.ended is not None or not place.detail.endswith("COMPLETED"):
         return Standing("lost", ", ".join(filter(None, (place.ended or "", step, place.detail))))
     return None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import Any, NoReturn
 
+from ablora.dispatch.attempts import is_exhausted
 from ablora.dispatch.base import Interrupted, Job
 from ablora.store import lines
 from ablora.store.claims import alive_here, latest, owner_of, whoami
@@ -61,7 +62,7 @@ def _judged(folders: list[RunFolder], sent: Mapping[str, int]) -> tuple[dict[str
         if newest < 0:
             continue
         owner = owner_of(folder, newest)
-        if newest == sent[folder.id] or _is_earlier_self(owner):
+        if newest == sent[folder.id] or (_is_earlier_self(owner) and not is_exhausted(folder)):
             seen[folder.id] = newest
             dead.append(owner)
     return seen, dead

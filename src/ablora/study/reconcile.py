@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from ablora.dispatch.attempts import allow_more, is_exhausted
 from ablora.dispatch.queue import Queue
 from ablora.spec import check
 from ablora.store.claims import deaths
 from ablora.store.roots import Roots
-from ablora.store.run_folder import folder_of
+from ablora.store.run_folder import RunFolder, folder_of
 from ablora.study.manifest import Row
 from ablora.study.status import Standing, failure_class_of, standings
 
@@ -33,10 +34,14 @@ def reconcile(roots: Roots, rows: Sequence[Row], queue: Queue | None = None) -> 
             folder_of(roots, run).read_result()
     packs: dict[int, list[str]] = {}
     for row in rows:
-        if row.duplicate_of is None and found[row.id].state in ("planned", "lost"):
+        if row.duplicate_of is None and _is_missing(folder_of(roots, row.id), found[row.id]):
             packs.setdefault(row.pack, []).append(row.id)
     parts = (part for number in sorted(packs) for part in _parts(roots, packs[number], found))
     return Gap(found, tuple(map(tuple, parts)))
+
+
+def _is_missing(folder: RunFolder, standing: Standing) -> bool:
+    return standing.state == "planned" or (standing.state == "lost" and not is_exhausted(folder))
 
 
 def _parts(roots: Roots, pack: Sequence[str], found: Mapping[str, Standing]) -> Iterator[Sequence[str]]:
@@ -52,7 +57,7 @@ def clear_failures(roots: Roots, rows: Sequence[Row], only: str | None, queue: Q
     """Set failures aside as failure.<n>.json, so that the runs are tried again; all, or those of one class.
 
     A run that SLURM's timeout, preemption or node failure ended has that class too, and no file to be set aside: going
-    on resumes it anyway.
+    on resumes it anyway, unless it has died too often; that is allowed anew.
     """
     found = standings(roots, rows, queue)
     lost = {run: place.ended for run, s in found.items()
@@ -66,4 +71,8 @@ def clear_failures(roots: Roots, rows: Sequence[Row], only: str | None, queue: Q
         folder = folder_of(roots, run)
         number = sum(1 for _ in folder.path.glob("failure.*.json"))
         folder.failure.rename(folder.path / f"failure.{number}.json")
+    for run, standing in found.items():
+        if standing.state == "lost" and only in (None, lost.get(run)) and is_exhausted(folder_of(roots, run)):
+            allow_more(folder_of(roots, run), lost.get(run) or "node_failure")
+            chosen += [] if run in chosen else [run]
     return chosen

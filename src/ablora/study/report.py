@@ -3,7 +3,9 @@
 import sys
 from collections.abc import Mapping, Sequence
 
+from ablora.dispatch.attempts import is_exhausted
 from ablora.dispatch.queue import Queue
+from ablora.store.claims import deaths
 from ablora.store.roots import Roots
 from ablora.store.run_folder import RunFolder, folder_of
 from ablora.study.confirm import outlook
@@ -41,6 +43,8 @@ def _why(folder: RunFolder, standing: Standing) -> str:
             failure = failure_of(folder)
             first = (str(failure["message"]).strip().splitlines() or [""])[0]
             return f"failed: {failure['class']}: {first} ({folder.failure})"
+        case "lost" if is_exhausted(folder):
+            return f"lost: its process died {deaths(folder)} times without a word; `ablora retry` tries it again"
         case "lost":
             if "task" in standing.detail:
                 return f"lost: {standing.detail}"

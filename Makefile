@@ -27,7 +27,7 @@ else
 	cp constraints.txt $(VENV)/constraints.txt
 	PIP_CONSTRAINT=$(VENV)/constraints.txt $(BIN)/pip install --quiet torch
 endif
-	PIP_CONSTRAINT=$(VENV)/constraints.txt $(BIN)/pip install --quiet --editable '.[wandb,analysis,peft,dev]'
+	PIP_CONSTRAINT=$(VENV)/constraints.txt $(BIN)/pip install --quiet --editable '.[wandb,analysis,peft,tune,dev]'
 	@touch $@
 
 demo: env ## the embedded study: tuned, confirmed, analysed, drawn and reported; offline

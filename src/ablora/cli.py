@@ -44,11 +44,9 @@ def run(arguments: Sequence[str]) -> int:
         return hand_over(arguments)
     overrides, flags = _split(arguments, {*MULTIRUN, "--retry", "--strict"})
     question = ask(overrides, multirun=bool(flags & MULTIRUN))
-    from ablora.study.main import answer
+    from ablora.config import answer
 
-    again, strict = "--retry" in flags, "--strict" in flags
-    cells, execution, sweeping = question.cells, question.execution, question.sweeping
-    return answer(cells, execution, question.arguments, sweeping, again, confirm=question.confirm, strict=strict)
+    return answer(question, again="--retry" in flags, strict="--strict" in flags)
 
 
 def plan(arguments: Sequence[str]) -> int:
@@ -60,6 +58,11 @@ def plan(arguments: Sequence[str]) -> int:
         return 0
     overrides, flags = _split(arguments, {*MULTIRUN, "--strict"})
     question = ask(overrides, multirun=bool(flags & MULTIRUN))
+    if question.search is not None:
+        from ablora.tune.describe import describe_search
+
+        print("\n".join(describe_search(question.search, question.cells, question.execution, "--strict" in flags)))
+        return 0
     from ablora.study.dry_run import describe
 
     print("\n".join(describe(question.cells, question.execution, question.confirm, _evidence, "--strict" in flags)))
@@ -80,6 +83,12 @@ def prepare(arguments: Sequence[str]) -> int:
     for line in lines:
         print(line, flush=True)
     return 0
+
+
+def study_searches(name: str) -> bool:
+    from ablora.tune.entry import study_searches
+
+    return study_searches(name)
 
 
 def _evidence(*of_study: Any) -> Iterable[str]:
@@ -107,6 +116,10 @@ def status(arguments: Sequence[str]) -> int:
             print(f"{name}: {counts(study_standings(roots, existing_study(roots, name)))}")
         return 0
     study = existing_study(roots, given.study)
+    if study_searches(given.study):
+        from ablora.tune.report import status_lines
+
+        print("\n".join(status_lines(roots, study)))
     rows = study.rows()
     found = study_standings(roots, study)
     print("\n".join(table(study, rows, with_stale(roots, found) if given.check_stale else found)))
@@ -118,6 +131,7 @@ def watch(arguments: Sequence[str]) -> int:
     parser = _parser("watch")
     parser.add_argument("study", metavar="STUDY")
     given = parser.parse_args(arguments)
+    study_searches(given.study)
     from ablora.store.roots import Roots
     from ablora.study.watch import watch
 
@@ -153,9 +167,9 @@ def resume(arguments: Sequence[str]) -> int:
     parser = _parser("resume")
     parser.add_argument("study", metavar="STUDY")
     given = parser.parse_args(arguments)
-    from ablora.study import main
+    from ablora.tune.entry import resume
 
-    return main.resume(given.study)
+    return resume(given.study)
 
 
 def retry(arguments: Sequence[str]) -> int:
@@ -164,9 +178,9 @@ def retry(arguments: Sequence[str]) -> int:
     parser.add_argument("study", metavar="STUDY")
     parser.add_argument("--only", metavar="CLASS", help="only failures of this class, such as out_of_memory")
     given = parser.parse_args(arguments)
-    from ablora.study import main
+    from ablora.tune.entry import retry
 
-    return main.retry(given.study, given.only)
+    return retry(given.study, given.only)
 
 
 def collect(arguments: Sequence[str]) -> int:
@@ -174,6 +188,7 @@ def collect(arguments: Sequence[str]) -> int:
     parser = _parser("collect")
     parser.add_argument("study", metavar="STUDY")
     given = parser.parse_args(arguments)
+    study_searches(given.study)
     from ablora.store.roots import Roots
     from ablora.study.manifest import existing_study
     from ablora_analysis import table
@@ -208,6 +223,7 @@ def figures(arguments: Sequence[str]) -> int:
     if given.study is None:
         require_any(roots)
     else:
+        study_searches(given.study)
         require_done(roots, existing_study(roots, given.study))
     from ablora_analysis.figures import main
     from ablora_analysis.measure.command import measure_again
@@ -225,6 +241,7 @@ def report(arguments: Sequence[str]) -> int:
     parser = _parser("report")
     parser.add_argument("study", metavar="STUDY")
     given = parser.parse_args(arguments)
+    study_searches(given.study)
     from ablora.store.roots import Roots
     from ablora.study.manifest import existing_study
     from ablora_analysis.report import main

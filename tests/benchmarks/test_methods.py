@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 SMALL = ["--rounds", "2", "--steps", "1", "--sequences", "1", "--tokens", "16"]
 
 
+@pytest.mark.slow
 def test_the_last_line_has_every_ratio():
     command = [sys.executable, str(ROOT / "benchmarks" / "methods.py"), "--width", "pico", "--methods", "lora", *SMALL]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)

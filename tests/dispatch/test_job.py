@@ -224,7 +224,7 @@ def test_a_pack_that_runs_out_of_memory_goes_on_in_halves(roots, spec, monkeypat
 def test_a_run_that_does_not_fit_alone_is_cut_where_no_number_depends_on_it(roots, spec, monkeypatch, dropout, asked):
     given = []
 
-    def full(pack, claims, roots, observers, threads, most_examples):
+    def full(pack, claims, roots, observers, threads, most_examples, judge):
         given.append(most_examples)
         raise MemoryError("no memory")
 

@@ -20,6 +20,7 @@ from ablora.dispatch.base import Job
 from ablora.dispatch.job import work
 from ablora.store.roots import Roots
 from ablora.track import TrackerConfig
+import pytest
 
 packs, allowance = json.loads(sys.argv[1]), int(sys.argv[2])
 roots = Roots.from_environment()
@@ -53,6 +54,7 @@ def losses(folder: RunFolder) -> list[float]:
     return [r["loss_nats"] for r in lines.read(folder.metrics) if r["kind"] == "train"]
 
 
+@pytest.mark.slow
 def test_a_pack_that_does_not_fit_goes_on_in_halves_from_its_checkpoints(tmp_path):
     seeds = ",".join(map(str, range(RUNS + 1)))
     found = {}

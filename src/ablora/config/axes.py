@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from ablora.config.loader import is_group, parse, require_choice
 from ablora.spec import BadInput, check
 
-EXECUTION = ("study", "tracker", "cluster", "pack", "memory", "sweep")
+EXECUTION = ("study", "tracker", "cluster", "pack", "memory", "tuner", "protocol", "sweep")
 """Top-level keys that say where and how a study runs, not what a run is."""
 BUDGET = "budget"
 """The top-level key that solves the rank of each cell; like those it is no field of a specification."""

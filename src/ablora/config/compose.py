@@ -75,7 +75,7 @@ class Composer:
         name = (composed, *((key, repr(value)) for key, value in values))  # repr: 1, 1.0, true and "1" are four values
         if name not in self._parts:
             for key, value in values:
-                base = self._set(base, key, value)
+                base = self.put(base, key, value)
             self._parts[name] = base[top]
         return self._parts[name]
 
@@ -118,7 +118,7 @@ class Composer:
             self._reads[id(part)] = _references(part), part
         return self._reads[id(part)][0]
 
-    def _set(self, tree: Tree, key: str, value: Any) -> Tree:
+    def put(self, tree: Tree, key: str, value: Any) -> Tree:
         """A copy of the tree, along the path, with the value at the key."""
         out = node = dict(tree)
         *parents, last = key.split(".")

@@ -53,10 +53,18 @@ def _run_one(config: DictConfig) -> None:
         leave(error)
 
 
-def _answer(question: Question) -> None:
-    from ablora.study.main import answer  # late: it imports torch, and `--help` needs none of it
+def answer(question: Question, again: bool = False, strict: bool = False) -> int:
+    """Run what a question asks for; the exit code. Late imports: they bring torch, and `--help` needs none of it."""
+    cells, execution, arguments = question.cells, question.execution, question.arguments
+    if question.search is not None:
+        from ablora.tune.main import answer as search
 
-    if code := answer(
-        question.cells, question.execution, question.arguments, question.sweeping, confirm=question.confirm
-    ):
+        return search(question.search, cells, execution, arguments, again, strict)
+    from ablora.study.main import answer as run
+
+    return run(cells, execution, arguments, question.sweeping, again, confirm=question.confirm, strict=strict)
+
+
+def _answer(question: Question) -> None:
+    if code := answer(question):
         sys.exit(code)

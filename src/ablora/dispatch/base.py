@@ -1,14 +1,22 @@
 """What a place to run does: drain a job's packs. Its value is one of conf/cluster."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ablora.store.claims import latest
 from ablora.store.roots import Roots
 from ablora.store.run_folder import folder_of
 from ablora.track import TrackerConfig
+
+
+def train(job: "Job", **how: Any) -> None:
+    """What a process does with a job of runs: `ablora.dispatch.job.work`."""
+    from ablora.dispatch.job import work  # late: it imports torch, which reads the environment
+
+    work(job, **how)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +28,13 @@ class Job:
     roots: Roots
     study: str | None
     tracker: TrackerConfig
+    work: Callable[..., None] = train
+    """What is done with it: called with the job, `observers`, `threads`, `seen` and `alive`."""
+    home: Roots | None = None
+    """The folders of the process's environment, where they are not `roots`."""
+
+    def environment(self) -> dict[str, str]:
+        return (self.home or self.roots).environment()
 
     @property
     def runs(self) -> list[str]:

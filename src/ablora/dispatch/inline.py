@@ -47,7 +47,5 @@ class Inline:
         return False
 
     def drain(self, job: Job, folder: Path | None) -> None:
-        from ablora.dispatch.job import work  # late: it imports torch, and a refused command should answer at once
-
         with RunProgress(total=len(job.runs)) as progress:
-            work(job, [progress], self.threads)
+            job.work(job, observers=[progress], threads=self.threads)

@@ -17,9 +17,10 @@ from ablora.dispatch.base import Interrupted, Job
 from ablora.spec import BadInput, RunSpec, micro_batch_matters
 from ablora.store import atomic, lines
 from ablora.store.claims import Alive, Claim, Fenced, alive_here, latest, release, take
+from ablora.store.roots import Roots
 from ablora.store.run_folder import FailureClass, RunFolder, State, folder_of
 from ablora.track import make
-from ablora.train.execute import execute, write_failure
+from ablora.train.execute import Judge, execute, write_failure
 from ablora.train.observe import Observer
 from ablora.train.stop import Stopped
 
@@ -44,15 +45,21 @@ def work(
     Raises `Interrupted` when the process was told to stop.
     """
     seen = job.claims() if seen is None else seen
-    watching = [*map(Guarded, observers), *_tracker(job)]
+    observers = watching(job, observers)
     for pack in job.packs:
         folders = [folder_of(job.roots, run) for run in pack]
-        claims = [claim for folder in folders if (claim := _claim(folder, seen[folder.id], alive))]
+        claims = [claim for folder in folders if (claim := claim_of(folder, seen[folder.id], alive))]
         if claims:
-            _run_pack(claims, job, watching, threads)
+            train_pack(claims, job.roots, observers, threads)
 
 
-def _claim(folder: RunFolder, seen: int, alive: Alive) -> Claim | None:
+def watching(job: Job, observers: Sequence[Observer]) -> list[Observer]:
+    """The observers, and the job's tracker; none of them can stop a run."""
+    return [*map(Guarded, observers), *_tracker(job)]
+
+
+def claim_of(folder: RunFolder, seen: int, alive: Alive) -> Claim | None:
+    """This process's hold on what is not over and what nobody has taken since it was sent."""
     if _is_over(folder) or latest(folder) != seen:
         return None
     claim = take(folder, alive)
@@ -74,8 +81,15 @@ class _Part:
     most_examples: int | None = None
 
 
-def _run_pack(claims: Sequence[Claim], job: Job, observers: Sequence[Observer], threads: int | None) -> None:
-    """Train a pack; one that fails as a whole goes on in halves, until whose failure it is can be told.
+def train_pack(
+    claims: Sequence[Claim],
+    roots: Roots,
+    observers: Sequence[Observer],
+    threads: int | None,
+    judge: Judge | None = None,
+) -> None:
+    """Train a pack, and release its claims; one that fails as a whole goes on in halves, until it can be told whose
+    failure it is.
 
     A failure that names no run may be any one's, or that of all of them together (memory). The halves go on from
     their checkpoints, so what is done twice is at most what was done since.
@@ -84,7 +98,7 @@ def _run_pack(claims: Sequence[Claim], job: Job, observers: Sequence[Observer], 
     try:
         while waiting:
             part = waiting.pop(0)
-            error = _attempt(part, job, observers, threads)
+            error = _attempt(part, roots, observers, threads, judge)
             if error is not None:
                 waiting[:0] = _after(part, error, observers)
     finally:
@@ -93,11 +107,13 @@ def _run_pack(claims: Sequence[Claim], job: Job, observers: Sequence[Observer], 
                 release(claim)
 
 
-def _attempt(part: _Part, job: Job, observers: Sequence[Observer], threads: int | None) -> Exception | None:
+def _attempt(
+    part: _Part, roots: Roots, observers: Sequence[Observer], threads: int | None, judge: Judge | None
+) -> Exception | None:
     """What stood in the way of a part's results; its frames are emptied, as they hold the memory that ran out."""
     folders = [claim.folder for claim in part.claims]
     try:
-        execute(folders, part.claims, job.roots, observers, threads, part.most_examples)
+        execute(folders, part.claims, roots, observers, threads, part.most_examples, judge)
     except (Stopped, KeyboardInterrupt) as stop:
         raise Interrupted from stop
     except Exception as error:
@@ -130,7 +146,7 @@ def _after(part: _Part, error: Exception, observers: Sequence[Observer]) -> list
         print(f"ablora: run {mine[0].folder.id}: {error}; going on with {fewer} examples at a time", file=sys.stderr)
         return [replace(part, claims=tuple(mine), most_examples=fewer)]
     for claim in mine:
-        _fail(claim, error, observers)
+        fail(claim, error, observers)
     return []
 
 
@@ -149,7 +165,7 @@ def _fewer(claim: Claim, part: _Part) -> int | None:
     return None if now == 1 or micro_batch_matters(spec) else now // 2
 
 
-def _fail(claim: Claim, error: Exception, observers: Sequence[Observer]) -> None:
+def fail(claim: Claim, error: Exception, observers: Sequence[Observer]) -> None:
     """Write down why a run failed; where even that cannot be written, say it, and the run shows as lost."""
     folder, kind = claim.folder, failure_class(error)
     try:

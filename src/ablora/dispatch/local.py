@@ -124,7 +124,7 @@ def _terminate(worker: Worker) -> None:
 @contextmanager
 def _environment(job: Job) -> Iterator[None]:
     """What the workers inherit: the same folders, and no bytecode written into a source tree that others share."""
-    wanted = {**job.roots.environment(), "PYTHONDONTWRITEBYTECODE": "1"}
+    wanted = {**job.environment(), "PYTHONDONTWRITEBYTECODE": "1"}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:

@@ -37,13 +37,13 @@ def work_in_task(job: Job, sent: Mapping[str, int], threads: int) -> None:
     """
     signal.signal(signal.SIGTERM, _told)
     signal.signal(signal.SIGUSR2, _told)
-    from ablora.dispatch.job import last_step, work  # imports torch
+    from ablora.dispatch.job import last_step  # imports torch
 
     folders = [folder_of(job.roots, run) for run in job.runs]
     seen, dead = _judged(folders, sent)
     before = [_progress(folder, last_step(folder)) for folder in folders]
     try:
-        work(job, threads=threads, seen=seen, alive=lambda owner: owner not in dead and alive_here(owner))
+        job.work(job, threads=threads, seen=seen, alive=lambda owner: owner not in dead and alive_here(owner))
     except (Interrupted, KeyboardInterrupt) as stop:
         if _signal_of(stop) != signal.SIGUSR2:
             return
@@ -94,4 +94,4 @@ def environment(job: Job, code: str) -> dict[str, str]:
     """What a task finds in its environment: the same folders, the frozen code in front of everything else, and no
     bytecode written into it."""
     path = os.environ.get("PYTHONPATH")
-    return {**job.roots.environment(), "PYTHONPATH": f"{code}:{path}" if path else code, "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**job.environment(), "PYTHONPATH": f"{code}:{path}" if path else code, "PYTHONDONTWRITEBYTECODE": "1"}

@@ -21,10 +21,8 @@ def work_in_worker(job: Job, seen: Mapping[str, int], threads: int, visible_gpus
         os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpus
     signal.signal(signal.SIGTERM, _interrupt)
 
-    from ablora.dispatch.job import work  # imports torch, which reads the environment
-
     try:
-        work(job, threads=threads, seen=seen)
+        job.work(job, threads=threads, seen=seen)
     except (Interrupted, KeyboardInterrupt):
         return  # the runs say how far they came
 

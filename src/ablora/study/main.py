@@ -2,10 +2,11 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ablora.dispatch.base import Interrupted, Job
-from ablora.dispatch.queue import queue_of
+from ablora.dispatch.queue import Queue, queue_of
 from ablora.store.claims import is_held_beside
 from ablora.store.roots import Roots
 from ablora.store.run_folder import create, folder_of
@@ -88,42 +89,61 @@ def retry(name: str, only: str | None) -> int:
 
 
 def submit(roots: Roots, study: StudyFolder | None, rows: Sequence[Row], execution: Execution) -> int:
-    """Send what is missing and wait for it, and for what other processes of this host are at.
+    """Send what is missing and wait for it, and for what other processes of this host are at; the exit code.
 
     Workers outlive a controller that was killed; the same command then waits for their runs, and takes over those
     that they leave. No run is sent twice by one command: one that kills its process would do so for ever.
     """
     sent: set[str] = set()
+    name, path = (study.name, study.path) if study else (None, None)
     try:
         while True:
-            queue = None if study is None else queue_of(roots, study.path)
-            if queue is not None:
-                settle(queue)
-            gap = reconcile(roots, rows, queue)
-            if not sent:
-                _announce(study, gap)
-            packs = tuple(pack for pack in gap.packs if sent.isdisjoint(pack))
-            if packs:
-                job = Job(packs, roots, study.name if study else None, execution.tracker)
-                sent.update(job.runs)
-                execution.cluster.drain(job, study.path if study else None)
-            elif not _wait_for_others(roots, gap) and not _follow(roots, study, gap, execution):
-                grown = None if study is None else confirmation.advance(roots, study)
-                if grown is None:
-                    return report(roots, study, rows, queue)
-                rows = grown
+            queue = drain(roots, path, rows, execution, sent, lambda packs: Job(packs, roots, name, execution.tracker))
+            grown = None if study is None else confirmation.advance(roots, study)
+            if grown is None:
+                return report(roots, study, rows, queue)
+            rows = grown
     except (Interrupted, KeyboardInterrupt):
-        report(roots, study, rows, None if study is None else queue_of(roots, study.path))
+        report(roots, study, rows, None if path is None else queue_of(roots, path))
         return INTERRUPTED
 
 
-def _follow(roots: Roots, study: StudyFolder | None, gap: Gap, execution: Execution) -> bool:
+def drain(
+    roots: Roots,
+    folder: Path | None,
+    rows: Sequence[Row],
+    execution: Execution,
+    sent: set[str],
+    job_of: Callable[[tuple[tuple[str, ...], ...]], Job],
+) -> Queue | None:
+    """Send what is missing of some rows and return when nothing of them is left to be sent or waited for.
+
+    `folder`: where the place to run keeps what it needs. `sent` grows by what is sent.
+    """
+    while True:
+        queue = None if folder is None else queue_of(roots, folder)
+        if queue is not None:
+            settle(queue)
+        gap = reconcile(roots, rows, queue)
+        if not sent:
+            _announce(job_of(()).study, gap)
+        packs = tuple(pack for pack in gap.packs if sent.isdisjoint(pack))
+        if packs:
+            job = job_of(packs)
+            sent.update(job.runs)
+            execution.cluster.drain(job, folder)
+        elif not _wait_for_others(roots, gap) and not _follow(folder, gap, execution, job_of):
+            return queue
+
+
+def _follow(
+    folder: Path | None, gap: Gap, execution: Execution, job_of: Callable[[tuple[tuple[str, ...], ...]], Job]
+) -> bool:
     """Watch what an earlier command sent to SLURM, where this one's place to run watches."""
     runs = gap.having("queued") + gap.having("running")
-    if study is None or not runs:
+    if folder is None or not runs:
         return False
-    job = Job(tuple((run,) for run in runs), roots, study.name, execution.tracker)
-    return execution.cluster.follow(job, study.path)
+    return execution.cluster.follow(job_of(tuple((run,) for run in runs)), folder)
 
 
 def _grown(study: StudyFolder, plan: Plan, execution: Execution) -> list[Row]:
@@ -149,6 +169,6 @@ def _study(roots: Roots, plan: Plan, execution: Execution, sweeping: bool) -> St
     return study_folder(roots, execution.study or derived_name(plan))
 
 
-def _announce(study: StudyFolder | None, gap: Gap) -> None:
+def _announce(study: str | None, gap: Gap) -> None:
     if study is not None:
-        print(f"study {study.name}: {counts(gap.found)}", file=sys.stderr)
+        print(f"study {study}: {counts(gap.found)}", file=sys.stderr)

@@ -4,6 +4,8 @@ manifest.jsonl   one line per cell: {"id", "labels", "method", "pack", "why"}, a
                  holds the same run
 plan.json        {"schema", "name", "overrides", "cells", "runs", "duplicates", "packs", "created_s", "execution"}
 confirm.json     the second stage of a study that tunes first (study/confirm.py)
+tune.json        the search of a study that has one (tune/frozen.py), with its trials' folders in search/trials/
+optuna.journal   what Optuna keeps of the trials, unless a database has it
 jobs/            what submitit writes: payloads (lists of run ids) and logs
 """
 
@@ -62,6 +64,23 @@ class StudyFolder:
     @property
     def confirm(self) -> Path:
         return self.path / "confirm.json"
+
+    @property
+    def search(self) -> Path:
+        return self.path / "tune.json"
+
+    @property
+    def fair(self) -> Path:
+        return self.path / "fair.json"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "optuna.journal"
+
+    @property
+    def trials(self) -> Path:
+        """A folder for each trial of a search, with claims and a result as runs have them."""
+        return self.path / "search" / "trials"
 
     def rows(self) -> list[Row]:
         """The manifest's cells in order; none if there is no such study yet."""

@@ -10,7 +10,7 @@ from ablora.store.roots import Roots
 from ablora.store.run_folder import RunFolder, folder_of
 from ablora.study.confirm import outlook
 from ablora.study.manifest import Row, StudyFolder
-from ablora.study.status import Standing, counts, failure_of, standings
+from ablora.study.status import PRUNED, Standing, counts, failure_of, standings
 
 DONE, UNFINISHED = 0, 3
 
@@ -18,7 +18,7 @@ DONE, UNFINISHED = 0, 3
 def report(roots: Roots, study: StudyFolder | None, rows: Sequence[Row], queue: Queue | None = None) -> int:
     """Print them; 0 if every run is done or SLURM still has it, 3 if any is not, whatever kept it from being done."""
     found = standings(roots, rows, queue)
-    unfinished = {run: standing for run, standing in found.items() if standing.state != "done"}
+    unfinished = {run: standing for run, standing in found.items() if standing.state not in ("done", PRUNED)}
     if not unfinished:
         print("\n".join(_results(roots, study, rows)))
         return DONE

@@ -16,7 +16,9 @@ from ablora.store.run_folder import RunFolder, State, folder_of
 from ablora.study.manifest import Row, StudyFolder
 from ablora.study.parts import Parts
 
-ORDER: tuple[State, ...] = ("done", "running", "queued", "planned", "lost", "failed", "stale")
+PRUNED = "pruned"
+"""Of a run that a tuner gave up: what the manifest says of it, and its state where nobody else wants it whole."""
+ORDER: tuple[State, ...] = ("done", "pruned", "running", "queued", "planned", "lost", "failed", "stale")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,10 @@ def _by_slurm(place: Place, step: str) -> Standing | None:
 
 def standings(roots: Roots, rows: Sequence[Row], queue: Queue | None = None) -> dict[str, Standing]:
     """By run id, each run once. 1,000 runs take 0.1 s: no specification is read."""
-    return {run: standing(folder_of(roots, run), queue) for run in dict.fromkeys(row.id for row in rows)}
+    wanted = {row.id for row in rows if row.why != PRUNED}
+    found = {run: standing(folder_of(roots, run), queue) for run in dict.fromkeys(row.id for row in rows)}
+    return {run: own if run in wanted or own.state not in ("planned", "lost") else Standing(PRUNED, own.detail)
+            for run, own in found.items()}  # fmt: skip
 
 
 def study_standings(roots: Roots, study: StudyFolder) -> dict[str, Standing]:

@@ -3,7 +3,7 @@
 import math
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,6 +31,9 @@ from ablora.train.observe import Observer
 from ablora.train.partial import forget, kept_on_disk
 from ablora.train.stop import StopFlag, Stopped, stop_flag
 
+Judge = Callable[[Sequence[RunFolder]], set[str]]
+"""Of runs that have just been evaluated the ids of those that end there."""
+
 
 def execute(
     pack: Sequence[RunFolder],
@@ -39,13 +42,15 @@ def execute(
     observers: Sequence[Observer],
     threads: int | None = None,
     most_examples: int | None = None,
+    judge: Judge | None = None,
 ) -> None:
     """Train the runs of one pack to their results, going on from their checkpoints.
 
     A run that fails by itself (a loss or a metric that is no number, data that cannot be used) gets its failure.json
     and the others go on. Raises Stopped after SIGTERM or Ctrl-C, with checkpoints written; whatever else goes wrong is
     raised for the caller to record against every run of the pack that has no result. `most_examples` bounds the
-    micro-batches of runs whose numbers do not depend on them.
+    micro-batches of runs whose numbers do not depend on them. `judge` hears of runs that have been
+    evaluated between, and says which end there: they keep their checkpoints and have no result.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -57,7 +62,7 @@ def execute(
     seen = calibrate(specs, base, roots.cache)
     adapted = adapt(base.model, specs, seen, roots.cache)
     try:
-        job = _Job(base, adapted, observers, roots.cache)
+        job = _Job(base, adapted, observers, roots.cache, judge)
         job.start(pack, claims, specs, most_examples)
         with stop_flag() as flag:
             job.train(flag)
@@ -92,8 +97,10 @@ class _Spent:
 class _Job:
     """A pack at work."""
 
-    def __init__(self, base: Base, adapted: Adaptation, observers: Sequence[Observer], cache: Path):
-        self.base, self.adapted, self.observers, self.cache = base, adapted, observers, cache
+    def __init__(
+        self, base: Base, adapted: Adaptation, observers: Sequence[Observer], cache: Path, judge: Judge | None
+    ):
+        self.base, self.adapted, self.observers, self.cache, self.judge = base, adapted, observers, cache, judge
         self.runs: list[RunState] = []
         """Those that have not left, by their rows in the pack."""
         self.spent: dict[RunState, _Spent] = {}
@@ -192,6 +199,16 @@ class _Job:
                 forget(run, name)
             if run.active:
                 self._checkpoint(run)
+        self._judge([run for run in runs if run.active and 0 < run.step < run.spec.train.max_steps])
+
+    def _judge(self, runs: Sequence[RunState]) -> None:
+        """Runs that a tuner's pruner gives up leave; their checkpoints stay, for a grid that wants them whole."""
+        ended = self.judge([run.folder for run in runs]) if self.judge is not None and runs else set()
+        for run in runs:
+            if run.folder.id in ended:
+                run.active = False
+                self._event(run, "pruned", step=run.step)
+                self._finished(run, "pruned")
 
     def _evaluate_task(self, name: str, runs: Sequence[RunState]) -> None:
         task = runs[0].spec.eval.tasks[name]

@@ -1,0 +1,1 @@
+"""Optuna: trials that are runs, asked for and told by whoever has time for them."""

@@ -65,7 +65,7 @@ MISTAKES = {
     "no model": ("run model=local", ["model.path=None", "save_pretrained"]),
     "targets that match nothing": ("run adapter.targets=[nope]", ["adapter.targets", "nope"]),
     "an unknown flag": ("run --fast", ["flag='--fast'", "--retry"]),
-    "an unknown command": ("frobnicate", ["COMMAND='frobnicate'", "run, plan, status"]),
+    "an unknown command": ("frobnicate", ["COMMAND='frobnicate'", "run, plan, prepare, status"]),
     "a misspelt command": ("statsu", ["did you mean status?"]),
     "an unknown study": ("status nope", ["STUDY='nope'", "there is none yet", "study=NAME", "ABLORA_RUNS="]),
     "no study at all": ("status", ["STUDY=''", "there is none yet", "study=NAME"]),

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from ablora.config import ask
 from ablora.spec import RunSpec
 from ablora.store import lines
@@ -20,7 +22,6 @@ from ablora.dispatch.base import Job
 from ablora.dispatch.job import work
 from ablora.store.roots import Roots
 from ablora.track import TrackerConfig
-import pytest
 
 packs, allowance = json.loads(sys.argv[1]), int(sys.argv[2])
 roots = Roots.from_environment()

@@ -15,6 +15,8 @@ def test_two_nodes_with_two_gpus_each_that_jobs_see():
 
 def test_up_does_nothing_where_it_is_up():
     until(lambda: not said("squeue", "--noheader"))
+    # A node stays "planned" for a moment after the task that it was planned for is gone.
+    until(lambda: set(said("sinfo", "--noheader", "--Node", "--format=%t").split()) == {"idle"})
     before = said("scontrol", "ping"), said("sinfo", "--noheader", "--Node", "--format=%N %t")
     assert "is up" in said(str(HERE / "up.sh"))
     assert (said("scontrol", "ping"), said("sinfo", "--noheader", "--Node", "--format=%N %t")) == before

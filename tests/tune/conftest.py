@@ -6,27 +6,12 @@ from pathlib import Path
 
 import pytest
 
-import fake_execute
 from ablora.cli import main
 from ablora.store.roots import Roots
 from ablora.study.manifest import StudyFolder
+from control_plane import fake, roots
 from searches import QUICK, SPACE
 from test_bad_input import conf_with_sweep
-
-
-@pytest.fixture
-def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Roots:
-    """The folders of commands in this test."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("ABLORA_RUNS", raising=False)
-    monkeypatch.setenv("ABLORA_CACHE", str(tmp_path / "cache"))
-    return Roots.from_environment()
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training in this process is the fake one."""
-    monkeypatch.setattr("ablora.dispatch.job.execute", fake_execute.execute)
 
 
 @pytest.fixture
@@ -49,3 +34,6 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], No
         monkeypatch.setattr("ablora.config.loader.conf_dir", lambda: conf_with_sweep(tmp_path, text))
 
     return write
+
+
+__all__ = ["fake", "roots"]

@@ -130,13 +130,49 @@ def test_a_failed_trial_keeps_its_arm_from_being_decided(roots, study, monkeypat
     assert len(rows(study, "confirm")) == 3
 
 
+def test_an_arm_that_waits_keeps_no_other_from_being_confirmed(roots, study, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(fake_execute, "_go_wrong", _breaks_for_pissa)
+        assert fair("method=lora,pissa", "pack=1") == 3
+    assert [row["labels"]["method"] for row in rows(study, "confirm")] == ["lora"] * 3
+    assert all(folder_of(roots, row["id"]).result.exists() for row in rows(study, "confirm"))
+    assert main(["retry", "s", "--only", "disk_full"]) == 2
+    assert "the class of a failure of this study: bug" in capsys.readouterr().err
+    assert main(["retry", "s", "--only", "bug"]) == 0
+    assert [row["labels"]["method"] for row in rows(study, "confirm")] == ["lora"] * 3 + ["pissa"] * 3
+
+
+def _breaks_for_pissa(folder, seed, begun) -> bool:
+    return bool(1 / 0) if folder.read_spec().method.name == "pissa" else False
+
+
+def test_only_the_failures_that_are_asked_for_are_tried_again(roots, study, monkeypatch, capsys):
+    """Of the confirming runs one fails by a bug and one by a full disk."""
+    with monkeypatch.context() as patch:
+        patch.setattr(fake_execute, "_go_wrong", _confirming_break)
+        assert fair("method=lora", "pack=1") == 3
+    assert main(["retry", "s", "--only", "bug"]) == 3
+    left = [folder_of(roots, row["id"]) for row in rows(study, "confirm")]
+    assert [f.read_failure()["class"] for f in left if f.failure.exists()] == ["disk_full"]
+    assert main(["retry", "s"]) == 0
+
+
+def _confirming_break(folder, seed, begun) -> bool:
+    if seed == 1:
+        raise ZeroDivisionError("division by zero")
+    if seed == 2:
+        raise OSError(28, "No space left on device")
+    return False
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["protocol.seeds=[0,1]"], "seeds that tuning does not use"),
         (["tuner=optuna"], "which has a tuner of its own"),
-        (["train.lr=1e-3,1e-2"], "not of both"),
-        (["seed=1,2"], "not of both"),
+        (["train.lr=1e-3,1e-2"], "cannot be given too"),
+        (["train.lr=1e-3"], "cannot be given too"),
+        (["seed=1"], "cannot be given too"),
         (["+sweeps=demo"], "protocol=fair confirms"),
         (["eval.every=0"], "eval.every"),
         (["train.lr=interval(1e-4,1e-2)"], "left out with protocol=fair"),

@@ -131,6 +131,10 @@ def test_pruned_runs_have_no_result_and_stay_pruned(search, study, roots, capsys
     capsys.readouterr()
     assert main(["status", "s"]) == 0
     assert f"{len(pruned)} pruned" in capsys.readouterr().out.splitlines()[-1]
+    assert main(["watch", "s"]) == 0
+    said = capsys.readouterr().out
+    assert sum(" pruned " in line for line in said.splitlines()[:-1]) >= len(pruned)
+    assert "next: ablora collect s" in said
 
 
 def test_a_grid_that_wants_a_pruned_run_carries_it_on(search, study, roots):
@@ -206,6 +210,20 @@ def test_a_metric_that_no_run_has_is_the_users_mistake(search, study, capsys):
     said = capsys.readouterr().err
     assert "bad_input: tuner.metrics='accuracy'" in said
     assert "answer_loss_nats" in said
+
+
+def test_tables_need_neither_optuna_nor_its_storage(search, study, monkeypatch):
+    assert search("tuner.trials=3") == 0
+    monkeypatch.setattr("ablora.tune.storage._open", lambda *_: 1 / 0)
+    assert main(["collect", "s"]) == 0
+    study.manifest.write_text("")
+    assert main(["watch", "s"]) == 0
+    assert len(list(lines.read(study.manifest))) == 3, "made anew from the trials' folders"
+
+
+def test_a_failed_trial_of_a_metric_that_is_not_there_waits(search, study):
+    assert search("tuner.trials=1", "tuner.metrics=[accuracy]") == 3
+    assert states(study) == ["WAITING"]
 
 
 def test_a_torn_last_line_of_the_journal_is_cut_off(search, study):

@@ -72,7 +72,7 @@ def arm_of(composer: Composer, search: Search, chosen: Chosen) -> tuple[Arm, lis
     labels = {axis.key: axis.values[i].parsed for axis, i in chosen if axis.swept}
     named = Cell({}, labels, ())
     try:
-        _require_apart(search, labels)
+        _require_apart(search, chosen)
         variants = tuple(_variants(composer, search, labels, chosen))
     except BadInput as error:
         raise named.blame(error) from error
@@ -85,10 +85,12 @@ def arm_of(composer: Composer, search: Search, chosen: Chosen) -> tuple[Arm, lis
     return arm, cells
 
 
-def _require_apart(search: Search, labels: Mapping[str, Any]) -> None:
+def _require_apart(search: Search, chosen: Chosen) -> None:
+    """A value that is given for a key that varies would be written over without a word."""
+    given = {axis.key: axis.values[i].parsed for axis, i in chosen}
     for one in search.space:
-        legal = "a key of `grid` or of `search`, not of both"
-        check(one.key not in labels, f"sweep.search.{one.key}", labels.get(one.key), legal)
+        legal = "left out here: it is varied, by the search or the protocol, and cannot be given too"
+        check(one.key not in given, one.key, given.get(one.key), legal)
 
 
 def _variants(

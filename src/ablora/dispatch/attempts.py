@@ -10,15 +10,11 @@ MOST = 5
 
 def is_exhausted(folder: RunFolder) -> bool:
     """Whether a lost run has died so often that the same command leaves it alone; each retry allows as many again."""
-    return deaths(folder) >= MOST * (1 + len(_set_aside(folder)))
+    return deaths(folder) >= MOST * (1 + len(folder.set_aside))
 
 
 def allow_more(folder: RunFolder, kind: str) -> None:
     """Write down, beside the failures that were set aside, that a run is tried again in spite of its deaths."""
     record = {"schema": SCHEMA, "id": folder.id, "class": kind, "traceback": ""}
     record["message"] = f"its process died {deaths(folder)} times without a word"
-    atomic.write_json(folder.path / f"failure.{len(_set_aside(folder))}.json", record)
-
-
-def _set_aside(folder: RunFolder) -> list[str]:
-    return [path.name for path in folder.path.glob("failure.*.json")]
+    atomic.write_json(folder.path / f"failure.{len(folder.set_aside)}.json", record)

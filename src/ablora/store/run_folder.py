@@ -89,6 +89,15 @@ class RunFolder:
     def items(self, task: str) -> Path:
         return self.path / "evals" / f"{task}.jsonl"
 
+    @property
+    def set_aside(self) -> list[Path]:
+        """The failures after which the run was tried again."""
+        return sorted(self.path.glob("failure.*.json"))
+
+    def set_failure_aside(self) -> None:
+        """Keep failure.json as failure.<n>.json, so that the run is tried again."""
+        self.failure.rename(self.path / f"failure.{len(self.set_aside)}.json")
+
     def read_result(self) -> dict[str, Any]:
         """The result; a folder whose result names another run was moved or copied by hand and is refused."""
         value = atomic.read_json(self.result)

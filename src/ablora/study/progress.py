@@ -11,7 +11,7 @@ from ablora.store import atomic
 from ablora.store.roots import Roots
 from ablora.store.run_folder import RunFolder, State, folder_of
 from ablora.study.manifest import Row
-from ablora.study.status import Standing, standing
+from ablora.study.status import Standing, as_wanted, pruned, standing
 
 TAIL = 8192
 """Bytes read from the end of a file: 30 to 80 records."""
@@ -50,6 +50,7 @@ class Watcher:
         self.queue = queue
         self.cells = named(rows)
         self.folders = {run: folder_of(roots, run) for run in self.cells}
+        self._given_up = pruned(rows)
         self._steps: dict[str, int | None] = {}
         self._ended: dict[str, tuple[int, Seen]] = {}
 
@@ -60,7 +61,7 @@ class Watcher:
         return [self._look_at(run, folder) for run, folder in self.folders.items()]
 
     def _look_at(self, run: str, folder: RunFolder) -> Seen:
-        found = standing(folder, self.queue)
+        found = as_wanted(standing(folder, self.queue), run in self._given_up)
         stamp = _stamp(folder.result) if found.state == "done" else None
         if stamp is not None and run in self._ended and self._ended[run][0] == stamp:
             return self._ended[run][1]

@@ -62,17 +62,21 @@ def clear_failures(roots: Roots, rows: Sequence[Row], only: str | None, queue: Q
     found = standings(roots, rows, queue)
     lost = {run: place.ended for run, s in found.items()
             if s.state == "lost" and queue and (place := queue.place(run)) is not None and place.ended}  # fmt: skip
-    failed = [run for run, standing in found.items() if standing.state == "failed"]
-    classes = {run: failure_class_of(folder_of(roots, run)) for run in failed} | lost
+    failed = failures(roots, rows, queue)
+    classes = failed | lost
     legal = f"the class of a failed run of this study: {', '.join(sorted(set(classes.values()))) or 'none has failed'}"
     check(only is None or only in classes.values(), "--only", only, legal)
     chosen = [run for run in classes if only in (None, classes[run])]
     for run in filter(failed.__contains__, chosen):
-        folder = folder_of(roots, run)
-        number = sum(1 for _ in folder.path.glob("failure.*.json"))
-        folder.failure.rename(folder.path / f"failure.{number}.json")
+        folder_of(roots, run).set_failure_aside()
     for run, standing in found.items():
         if standing.state == "lost" and only in (None, lost.get(run)) and is_exhausted(folder_of(roots, run)):
             allow_more(folder_of(roots, run), lost.get(run) or "node_failure")
             chosen += [] if run in chosen else [run]
     return chosen
+
+
+def failures(roots: Roots, rows: Sequence[Row], queue: Queue | None = None) -> dict[str, str]:
+    """The class of every failed run, by id."""
+    found = standings(roots, rows, queue)
+    return {r: failure_class_of(folder_of(roots, r)) for r, standing in found.items() if standing.state == "failed"}

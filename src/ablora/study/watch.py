@@ -13,7 +13,7 @@ from ablora.dispatch.queue import queue_of
 from ablora.store.roots import Roots
 from ablora.study.manifest import existing_study
 from ablora.study.progress import Seen, Watcher, study_left_s
-from ablora.study.status import Standing, counts
+from ablora.study.status import PRUNED, Standing, counts
 
 DONE, UNFINISHED = 0, 3
 LOOK_S = 1.0
@@ -129,8 +129,8 @@ def _advice(name: str, seen: Sequence[Seen]) -> str:
         return f"nothing of it is running: ablora resume {name} goes on"
     if "failed" in states:
         return f"ablora retry {name} tries the failed again; runs/<id>/failure.json says why they failed"
-    return f"next: ablora collect {name}; ablora figures {name}" if states == {"done"} else ""
+    return f"next: ablora collect {name}; ablora figures {name}" if states <= {"done", PRUNED} else ""
 
 
 def _code(seen: Sequence[Seen]) -> int:
-    return DONE if all(run.state == "done" for run in seen) else UNFINISHED
+    return DONE if all(run.state in ("done", PRUNED) for run in seen) else UNFINISHED

@@ -10,7 +10,7 @@ from ablora.study.confirm import CONFIRM, TUNE
 from ablora.study.manifest import Row, StudyFolder, merged
 from ablora.study.status import PRUNED
 from ablora.tune import frozen
-from ablora.tune.storage import Slot, Trials
+from ablora.tune.storage import Trials
 from ablora.tune.trial import trial_file
 
 
@@ -34,6 +34,7 @@ def absorb(roots: Roots, study: StudyFolder, trials: Trials) -> list[Row]:
 
 
 def trial_rows(roots: Roots, study: StudyFolder, trials: Trials) -> Iterator[Row]:
+    """The trials that have their parameters, as cells of the manifest: runs under their labels."""
     first: set[str] = set()
     for slot in trials.slots():
         folder = RunFolder(study.trials / str(slot))
@@ -45,9 +46,5 @@ def trial_rows(roots: Roots, study: StudyFolder, trials: Trials) -> Iterator[Row
         duplicate = record["run"] if record["run"] in first else None
         first.add(record["run"])
         why = PRUNED if ended else TUNE
-        yield Row(record["run"], record["labels"], _method(trials, slot), 0, why, duplicate)
-
-
-def _method(trials: Trials, slot: Slot) -> str:
-    tree = trials.search.arms[slot.arm].variants[0].tree["method"]
-    return str(tree.get("name") or tree["_target_"].rpartition(".")[2])
+        method = str(record["labels"].get("method", trials.search.arms[slot.arm].method))
+        yield Row(record["run"], record["labels"], method, 0, why, duplicate)

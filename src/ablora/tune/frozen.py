@@ -53,6 +53,12 @@ class Arm:
     def name(self) -> str:
         return " ".join(f"{key}={value}" for key, value in self.labels.items()) or "all"
 
+    @property
+    def method(self) -> str:
+        """The name of its method; where that is a choice of the search, of the first one."""
+        tree = self.variants[0].tree["method"]
+        return str(tree.get("name") or tree["_target_"].rpartition(".")[2])
+
     def variant(self, values: Mapping[str, Any]) -> Variant:
         """The one that a trial's choices lead to."""
         return next(v for v in self.variants if all(values[name] == own for name, own in v.choices.items()))

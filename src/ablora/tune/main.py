@@ -1,12 +1,11 @@
 """A study that searches: its trials are made, sent, and told; then its protocol's next stage, if it has one."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from ablora.dispatch.base import Interrupted, Job
-from ablora.spec import RunSpec
+from ablora.spec import RunSpec, check
 from ablora.store.roots import Roots
 from ablora.study.cell import Cell
 from ablora.study.confirm import CONFIRM
@@ -16,7 +15,7 @@ from ablora.study.main import INTERRUPTED, drain, submit
 from ablora.study.manifest import Row, StudyFolder, study_folder
 from ablora.study.packing import shared
 from ablora.study.plan import derived_name, make
-from ablora.study.reconcile import clear_failures
+from ablora.study.reconcile import clear_failures, failures
 from ablora.tune import fair, frozen
 from ablora.tune.absorb import absorb
 from ablora.tune.frozen import Search, spec_of
@@ -48,6 +47,7 @@ def answer(
     roots.require_writable()
     with study.lock():
         trials = Trials(study, search)
+        trials.make()  # first, so that a database that does not answer is said before anything is written
         frozen.write(study, search)
         study.write(study.rows(), arguments, execution.to_tree())
     if again:
@@ -68,13 +68,16 @@ def resume(name: str, roots: Roots, again: bool = False, only: str | None = None
 
 def _again(roots: Roots, study: StudyFolder, trials: Trials, execution: Execution, only: str | None) -> None:
     """Set the failures of trials aside; a run's own goes when its trial is taken up again."""
-    if trials.search.protocol is not None:
-        confirming = [row for row in study.rows() if row.why == CONFIRM]
-        found = clear_failures(roots, confirming, None)
-        print(f"{len(found)} failed confirming runs are tried again", file=sys.stderr)
-    folder = here(roots, study)
-    there = clear_failures(folder, rows_of(trials, execution), only)
-    print(f"{len(there)} failed trials are tried again", file=sys.stderr)
+    own, rows = here(roots, study), rows_of(trials, execution)
+    confirming = [row for row in study.rows() if row.why == CONFIRM]
+    places = [(own, rows, "trials"), (roots, confirming, "confirming runs")]
+    classes = {kind for where, some, _ in places for kind in failures(where, some).values()}
+    legal = f"the class of a failure of this study: {', '.join(sorted(classes)) or 'nothing has failed'}"
+    check(only is None or only in classes, "--only", only, legal)
+    for where, some, what in places:
+        mine = only if only is None or only in failures(where, some).values() else None
+        if only is None or mine:
+            print(f"{len(clear_failures(where, some, mine))} failed {what} are tried again", file=sys.stderr)
 
 
 def go_on(roots: Roots, study: StudyFolder, execution: Execution) -> int:
@@ -105,10 +108,10 @@ def go_on(roots: Roots, study: StudyFolder, execution: Execution) -> int:
         report(roots, study, trials)
         return INTERRUPTED
     code = report(roots, study, trials, queue)
-    if search.protocol is None or code:
+    if search.protocol is None:
         return code
     confirming = fair.confirm(roots, study, trials, search.protocol, execution)
-    return submit(roots, study, confirming, execution) if confirming else code
+    return (submit(roots, study, confirming, execution) or code) if confirming else code
 
 
 def here(roots: Roots, study: StudyFolder) -> Roots:
@@ -130,8 +133,10 @@ def rows_of(trials: Trials, execution: Execution) -> list[Row]:
         packs[-1].append(slot)
     together = [pack for packs in groups.values() for pack in packs if pack]
     number = {slot: i for i, pack in enumerate(together) for slot in pack}
-    arms = [(arm.labels, _method(arm.variants[0].tree)) for arm in search.arms]
-    return [Row(str(s), {**arms[s.arm][0], "trial": s.number}, arms[s.arm][1], number[s], "trial") for s in number]
+    arms = search.arms
+    return [
+        Row(str(s), {**arms[s.arm].labels, "trial": s.number}, arms[s.arm].method, number[s], "trial") for s in number
+    ]
 
 
 def _alike(search: Search, i: int) -> str:
@@ -140,8 +145,3 @@ def _alike(search: Search, i: int) -> str:
     arm = search.arms[i]
     spec: RunSpec = spec_of(arm, next(arm.corners(search.by_name)))
     return shared(spec) if spec.method.packs else f"arm {i}"
-
-
-def _method(tree: Mapping[str, Any]) -> str:
-    method = tree["method"]
-    return str(method.get("name", method.get("_target_", ""))) if isinstance(method, Mapping) else str(method)

@@ -8,6 +8,7 @@ import json
 import warnings
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,12 +68,16 @@ class Trials:
     """The trials of a search in its storage."""
 
     def __init__(self, folder: StudyFolder, search: Search):
+        self.folder, self.search = folder, search
+
+    @cached_property
+    def storage(self) -> "BaseStorage":
+        """Opened when it is first needed: tables and figures do without Optuna and its database."""
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        self.folder, self.search = folder, search
-        self.storage = _open(folder, search.tuner)
+        return _open(self.folder, self.search.tuner)
 
     def study_name(self, arm: int) -> str:
         return f"{self.folder.name}/{self.search.arms[arm].name}"
@@ -164,8 +169,9 @@ def _mend(path: Path) -> None:
     """Cut off a last line that a full disk or a kill left half: it reads, and the next append would break the file."""
     from optuna.storages.journal import JournalFileSymlinkLock
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
+    # A look without the lock: a line that another process is just writing looks half, and is whole under the lock.
+    if not path.exists() or _is_whole(path):
+        return
     lock = JournalFileSymlinkLock(str(path))
     lock.acquire()
     try:
@@ -177,6 +183,13 @@ def _mend(path: Path) -> None:
                 file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
     finally:
         lock.release()
+
+
+def _is_whole(path: Path) -> bool:
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 1))
+        return file.read() in (b"", b"\n")
 
 
 def _tpe(seed: int) -> "BaseSampler":

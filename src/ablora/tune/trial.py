@@ -122,9 +122,16 @@ def _settle_failure(asked: Asked, trials: Trials) -> None:
         _tell(asked, trials, TrialState.FAIL)
         _write_result(asked.claim, asked.run, "diverged", [])
         return
+    put_back(asked, trials)
+    atomic.write_json(asked.claim.folder.failure, {**failure, "id": asked.claim.folder.id, "run": asked.run.id})
+
+
+def put_back(asked: Asked, trials: Trials) -> None:
+    """Let Optuna show a trial as waiting: it has no answer, and is taken up again when somebody asks for it."""
+    from optuna.trial import TrialState
+
     asked.claim.fence()
     trials.storage.set_trial_state_values(asked.trial._trial_id, state=TrialState.WAITING)
-    atomic.write_json(asked.claim.folder.failure, {**failure, "id": asked.claim.folder.id, "run": asked.run.id})
 
 
 def _tell(asked: Asked, trials: Trials, state: Any, values: Sequence[float] | None = None) -> None:

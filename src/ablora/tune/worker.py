@@ -13,7 +13,7 @@ from ablora.study.packing import Packing, packs_of
 from ablora.train.observe import Observer
 from ablora.tune import frozen
 from ablora.tune.storage import Slot, Trials
-from ablora.tune.trial import Asked, ask, report, settle
+from ablora.tune.trial import Asked, ask, put_back, report, settle
 
 LOOK_S = 0.5
 
@@ -103,6 +103,7 @@ class _Worker:
                 report(one, self.trials.search.tuner.metrics[0])
             return settle(one, self.trials, one.run.id in (stopped or {}))
         except Exception as error:  # of one trial, such as a metric that its run does not have
+            put_back(one, self.trials)
             fail(one.claim, error, ())
             return True
 
@@ -134,5 +135,4 @@ class Judge:
 def _set_aside(run: RunFolder) -> None:
     """A failure that the user wants tried again; divergence would only be repeated."""
     if run.failure.exists() and run.read_failure()["class"] != "diverged":
-        number = sum(1 for _ in run.path.glob("failure.*.json"))
-        run.failure.rename(run.path / f"failure.{number}.json")
+        run.set_failure_aside()

@@ -36,6 +36,8 @@ EXACT = "ablora_adapter.safetensors"
 `ablora.method.export` imports torch, which a table does not need.)"""
 
 LABEL = "label."
+PRUNED = "pruned"
+"""Restated from `ablora.study.status`: why a cell is in the manifest whose run a tuner gave up, and its state."""
 DERIVED = ("arm", "setting", "fate", "why")
 """What `cells` and `figures.arms.prepare` add."""
 
@@ -93,7 +95,9 @@ def cells(roots: Roots, study: str, table: pd.DataFrame) -> pd.DataFrame:
     ]
     own = pd.DataFrame(planned, dtype="str")
     runs = table.drop(columns=["method", *(c for c in names(table) if c.startswith(LABEL))])
-    return own.merge(runs, on="id", how="left", validate="many_to_one")
+    out = own.merge(runs, on="id", how="left", validate="many_to_one")
+    given_up = (out["why"] == PRUNED) & out["state"].isin(["planned", "lost"])
+    return out.assign(state=out["state"].mask(given_up, PRUNED))
 
 
 def names(table: pd.DataFrame) -> list[str]:

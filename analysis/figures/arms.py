@@ -2,7 +2,8 @@
 
 arm      what is compared: a method, and the axes that were swept beside it (`lora, init=svd_minor`)
 setting  what is held equal in a comparison: model, data set options, and the rank where methods are compared
-why      the cell's part in the study's protocol: "tune" chooses a rate, "confirm" is reported, "grid" does both
+why      the cell's part in the study's protocol: "tune" chooses a rate, "confirm" is reported, "grid" does both;
+         "pruned" was to choose one and was given up on the way, so its rate is a tried one and not the best
 fate     used, diverged (data, shown as such), or why a run is left out
 """
 
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ablora.store.atomic import Corrupted
-from ablora_analysis.table import LABEL, metrics_of, names
+from ablora_analysis.table import LABEL, PRUNED, metrics_of, names
 
 USED, DIVERGED = "used", "diverged"
 CONFIRM = "confirm"
@@ -110,14 +111,15 @@ def choose(prepared: pd.DataFrame) -> list[Choice]:
     metric = selection_metric(prepared)
     confirms = confirmed(prepared)
     runs = prepared[prepared["fate"].isin([USED, DIVERGED])]
+    given_up = prepared[prepared["fate"] == PRUNED].groupby(_KEY)["lr"].apply(set).to_dict()
     out = []
-    for _, part in runs.groupby(_KEY, sort=False):
+    for key, part in runs.groupby(_KEY, sort=False):
         fresh = part[part["why"] == CONFIRM]
         tuned = part[part["why"] != CONFIRM] if len(fresh) < len(part) else part
         rates = {float(str(lr)): rows for lr, rows in tuned.groupby("lr", sort=True)}
         lr = float(fresh["lr"].iloc[0]) if len(fresh) else min(rates, key=lambda rate: _merit(rates[rate], metric))
         own = fresh if confirms else rates[lr]
-        out.append(_choice(part, own, tuple(sorted({*rates, lr})), lr, metric))
+        out.append(_choice(part, own, tuple(sorted({*rates, lr, *given_up.get(key, ())})), lr, metric))
     return out
 
 
@@ -164,8 +166,11 @@ def notes(prepared: pd.DataFrame, choices: Sequence[Choice]) -> list[str]:
         out.append("One learning rate per method, not tuned.")
     if reasons := left_out(prepared):
         out.append("Left out: " + ", ".join(f"{len(ids)} {fate}" for fate, ids in reasons.items()) + ".")
+    if PRUNED in reasons:
+        out.append("A pruned run was given up on the way: its rate counts as tried.")
     if missing := _without_runs(prepared, choices):
-        out.append(f"Without a finished run: {', '.join(missing)}.")
+        what = "Not confirmed" if confirmed(prepared) else "Without a finished run"
+        out.append(f"{what}: {', '.join(missing)}.")
     unchecked = prepared[(prepared["fate"] == USED) & prepared["stale"].isna()]["id"].nunique()
     if unchecked:
         out.append(f"{unchecked} runs could not be checked against today's code.")

@@ -59,7 +59,7 @@ def _line(evidence: Evidence, row: pd.Series, metrics: list[str], keys: list[str
         *(Entry(tag("span", numbers.number(row[metric])), row[metric]) for metric in metrics),
     ]
     facets = [(key, str(row[key])) for key in ("method", "dataset", "setting", "why") if row[key]]
-    return Line(tuple(entries), (*facets, ("state", state)), run, quiet=state in ("planned", "stale"))
+    return Line(tuple(entries), (*facets, ("state", state)), run, quiet=state in ("planned", "pruned", "stale"))
 
 
 def _int(value: object) -> int | None:

@@ -22,6 +22,7 @@ _MEANING = {
     "stale": "are stale (today's code or data gives them another id) and are left out",
     "lost": "were lost (their process is gone without a word); the same command goes on with them",
     "running": "are still running",
+    "pruned": "were given up on the way by the tuner; their rates count as tried",
     "planned": "have not been run",
     "unreadable": "have a file that cannot be read and are left out",
 }

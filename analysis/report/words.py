@@ -183,7 +183,7 @@ def reproduce(evidence: Evidence) -> list[str]:
 
 def states(evidence: Evidence) -> dict[str, int]:
     """How many runs stand where, in a fixed order."""
-    order = ("done", "diverged", "failed", "stale", "lost", "running", "planned", "unreadable")
+    order = ("done", "pruned", "diverged", "failed", "stale", "lost", "running", "planned", "unreadable")
     found = [state_of(row) for _, row in evidence.runs.iterrows()]
     return {
         state: found.count(state)

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 from synthetic import Made, stale, write_study
 
+from ablora.store import lines
 from ablora.store.roots import Roots
 from ablora_analysis import table
 from ablora_analysis.figures import arms, lr_curves
@@ -42,13 +43,30 @@ def test_an_arm_that_is_not_confirmed_shows_no_tuning_run(roots: Roots) -> None:
     prepared = prepared_of(roots, Made(method="pissa", lr=1e-3, seed=1))
     lora, pissa = arms.choose(prepared)
     assert (lora.ids, len(pissa.ids)) == ((), 1)
-    assert "Without a finished run: lora (0/3 diverged)." in arms.notes(prepared, [lora, pissa])
+    assert "Not confirmed: lora (0/3 diverged)." in arms.notes(prepared, [lora, pissa])
 
 
 def test_the_foot_says_what_tuned_and_what_is_shown(roots: Roots) -> None:
     prepared = prepared_of(roots, Made(lr=1e-3, seed=1))
     words = arms.notes(prepared, arms.choose(prepared))[0]
     assert words.endswith("of a tuning seed; shown are fresh seeds alone.")
+
+
+def test_a_rate_that_was_pruned_was_tried(roots: Roots) -> None:
+    """The greatest rate with a result is no edge where a greater one was given up; nor is it best itself."""
+    made = [*TUNED[:2], Made(method="lora", lr=2e-3, seed=0, state="planned")]
+    fresh = [Made(method="lora", lr=1e-3, seed=seed) for seed in (1, 2)]
+    write_study(roots, "s", [*made, *fresh])
+    path = roots.studies / "s" / "manifest.jsonl"
+    whys = ["tune", "tune", "pruned", "confirm", "confirm"]
+    lines.write(path, ({**cell, "why": why} for cell, why in zip(list(lines.read(path)), whys, strict=True)))
+    rows, _ = table.read_rows(roots, "s", stale)
+    prepared = arms.prepare(table.cells(roots, "s", rows))
+    (choice,) = arms.choose(prepared)
+    assert (choice.lr, choice.lrs, choice.edge, len(choice.ids)) == (1e-3, LRS, False, 2)
+    assert "Left out: 1 pruned." in arms.notes(prepared, [choice])
+    (curve,) = lr_curves.points(prepared, [choice], "answer_loss_nats")
+    assert [len(values) for values in curve.values] == [1, 1, 0]
 
 
 @pytest.mark.parametrize("why", ["grid", "tune"])

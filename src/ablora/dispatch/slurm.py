@@ -14,20 +14,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ablora.dispatch import preparation, scheduler, slurm_site, submissions
+from ablora.dispatch import preparation, scheduler, slurm_script, slurm_site, submissions
 from ablora.dispatch.base import Interrupted, Job
 from ablora.dispatch.frozen import freeze
 from ablora.dispatch.preparation import prepare_in_task
 from ablora.dispatch.progress import StudyProgress
 from ablora.dispatch.queue import Queue
 from ablora.dispatch.submissions import Submission
-from ablora.dispatch.task import AGAIN, environment, work_in_task
+from ablora.dispatch.task import environment, work_in_task
 from ablora.spec import BadInput, check
 from ablora.store.run_folder import folder_of
 
 LOOK_S = 1.0
-TASK = '"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"'
-"""A task's name in a batch script; the raw number of an array's last task is the array's own."""
 
 
 class _Place(NamedTuple):
@@ -53,18 +51,25 @@ class Slurm:
     time: int | str = 60
     """Minutes, or as SLURM writes it: "D-HH:MM:SS"."""
     memory: str | None = None
-    """Of a task, such as 16G; null: the site's default."""
+    """Of a task, such as 16G; null: the site's default; "0": all of a node."""
     gpus: int | str = 1
     """Per task; a type goes in front: a100:1."""
+    processes: int = 1
+    """Of a task, which share its node, each with a GPU and packs of its own: for sites that give whole nodes."""
     cpus: int = 4
+    """Of a process."""
     threads: int | None = None
     """Of a run's matrix products; null: as many as cpus."""
     setup: tuple[str, ...] = ()
     """Lines of shell before Python starts, such as `module load cuda`."""
     container: str | None = None
     """In front of Python, such as `apptainer exec --nv image.sif`."""
+    srun_options: tuple[str, ...] = ()
+    """Of the srun that starts Python, by their long names; pyxis has its container there: container-image=..."""
     python: str | None = None
     """The interpreter on a node; null: this one's path."""
+    stage: str | None = None
+    """A folder on a node's own disk, to which the base is copied once for all processes there: $TMPDIR."""
     signal_lead_s: int = 120
     """How long before the end of its time a task is told to write its checkpoint: a step and an evaluation must fit."""
     requeue: bool = True
@@ -72,6 +77,7 @@ class Slurm:
     array_parallelism: int | None = None
     """The most tasks of an array that run at once; null: no limit of ours."""
     packs_per_task: int = 1
+    """For each of its processes."""
     options: tuple[str, ...] = ()
     """Other options of sbatch, by their long names: mail-type=END."""
     prepare: bool = True
@@ -82,12 +88,16 @@ class Slurm:
     """SLURM is asked once in so many seconds, whatever the number of tasks."""
 
     def __post_init__(self) -> None:
-        for name in ("cpus", "packs_per_task", "poll_s", "signal_lead_s"):
+        for name in ("cpus", "packs_per_task", "poll_s", "processes", "signal_lead_s"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "an integer of at least 1")
         for name in ("threads", "array_parallelism"):
             value = getattr(self, name)
             check(value is None or value >= 1, name, value, "null, or an integer of at least 1")
         check(bool(re.fullmatch(r"(\w[\w.-]*:)?\d+", str(self.gpus))), "gpus", self.gpus, "a number, or TYPE:NUMBER")
+        one_each = f"1, or one for each GPU (cluster.gpus={self.gpus}); any number where cluster.gpus=0"
+        check(self.processes in (1, self.gpu_count) or not self.gpu_count, "processes", self.processes, one_each)
+        there = self.stage is None or self.stage.startswith(("/", "$", "~"))
+        check(there, "stage", self.stage, "null, or a folder on a node: an absolute path, or in a variable: $TMPDIR")
         memory = self.memory is None or bool(re.fullmatch(r"\d+[KMGT]?B?", self.memory))
         check(memory, "memory", self.memory, "a number of megabytes, or one with K, M, G or T behind it, such as 16G")
         try:
@@ -102,7 +112,7 @@ class Slurm:
 
     @property
     def places(self) -> int:
-        return 1
+        return self.processes
 
     @property
     def prepares(self) -> bool:
@@ -112,7 +122,7 @@ class Slurm:
     def memory_gib(self) -> float | None:
         if self.memory is None or self.gpu_count:  # with a GPU it is the device's that counts, which is not known here
             return None
-        return scheduler.gib(self.memory)
+        return scheduler.gib(self.memory) / self.processes or None  # 0 is all of a node, whatever that has
 
     @property
     def gpu_count(self) -> int:
@@ -120,15 +130,15 @@ class Slurm:
 
     def tasks(self, packs: int) -> int:
         """How many tasks so many packs are."""
-        return -(-packs // self.packs_per_task)
+        return -(-packs // (self.packs_per_task * self.processes))
 
     def at_once(self, packs: int) -> int:
-        return min(self.tasks(packs), self.array_parallelism or self.tasks(packs))
+        return min(packs, self.processes * min(self.tasks(packs), self.array_parallelism or self.tasks(packs)))
 
     def jobs(self, packs: int) -> str:
         """Asks SLURM for the length of its arrays, where there is one to be asked."""
         tasks = self.tasks(packs)
-        said = f"{tasks} task{'s' * (tasks != 1)}"
+        said = f"{tasks} task{'s' * (tasks != 1)}" + f", each of {self.processes} processes," * (self.processes > 1)
         try:
             arrays = -(-tasks // slurm_site.longest_array())
         except scheduler.NoAnswer:
@@ -140,7 +150,8 @@ class Slurm:
         wanted = {
             "partition": self.partition, "account": self.account, "qos": self.qos, "constraint": self.constraint,
             "reservation": self.reservation, "time": self.time, "mem": self.memory, "cpus-per-task": self.cpus,
-            "gpus-per-node": self.gpus if self.gpu_count else None, "signal": f"USR2@{self.signal_lead_s}",
+            "ntasks-per-node": self.processes, "gpus-per-node": self.gpus if self.gpu_count else None,
+            "signal": f"USR2@{self.signal_lead_s}",
             "requeue" if self.requeue else "no-requeue": True,
         }  # fmt: skip
         flags = {name: "" if value is True else str(value) for name, value in wanted.items() if value is not None}
@@ -214,7 +225,7 @@ class Slurm:
         before = preparation.waiting_for(place.folder, part)
         if before is None and part.keys:
             before = self._send_preparation(job, part, place)
-        per, packs = self.packs_per_task, part.packs
+        per, packs = self.packs_per_task * self.processes, part.packs
         tasks = [tuple(packs[i : i + per]) for i in range(0, len(packs), per)]
         arrays = [tasks[i : i + place.most] for i in range(0, len(tasks), place.most)]
         sent = dict(self._send_array(job, array, place, before) for array in arrays)
@@ -251,22 +262,15 @@ class Slurm:
         from submitit import SlurmExecutor
         from submitit.core.utils import FailedJobError
 
-        folder, variables = place.folder / "jobs", environment(job, str(place.code))
+        folder, variables = place.folder / "jobs", environment(job, str(place.code), self.stage)
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob("*.save_tmp"):  # of a process that was killed; submitit would refuse to go on
             leftover.unlink()
-        python = " ".join(filter(None, (self.container, self.python or sys.executable)))
-        executor = SlurmExecutor(folder, python=python)
-        exports = [f"export {key}={_quoted(value)}" for key, value in variables.items()]
+        executor = SlurmExecutor(folder, python=slurm_script.python_of(self))
+        processes = 1 if does is prepare_in_task else self.processes
+        options = self._options(before)
         executor.update_parameters(
-            job_name=name,
-            wckey=None,  # submitit's default is its own name, which a site with wckeys refuses
-            setup=[*self.setup, *exports],
-            teardown=["code=$?", f"[ $code != {AGAIN} ] || scontrol requeue {TASK}", "exit $code"],
-            # srun does not take it from the job since SLURM 22.05
-            srun_args=[f"--cpus-per-task={self.cpus}"],
-            array_parallelism=self.array_parallelism or len(calls),
-            additional_parameters={"hold": True, **{k: v or True for k, v in self._options(before).items()}},
+            **slurm_script.parameters(self, name, len(calls), variables, options, folder, processes)
         )
         try:
             with _outside_of_a_job():
@@ -295,10 +299,6 @@ def _say_trouble(queue: Queue, said: list[str] = []) -> None:  # noqa: B006 -- o
     if queue.trouble and queue.trouble not in said:
         said.append(queue.trouble)
         print(f"ablora: SLURM does not answer ({queue.trouble}); waiting for it", file=sys.stderr)
-
-
-def _quoted(value: str) -> str:
-    return "'" + value.replace("'", "'\\''") + "'"
 
 
 @contextmanager

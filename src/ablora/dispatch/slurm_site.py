@@ -40,6 +40,7 @@ def require(wanted: Slurm, tasks: int) -> None:
     check(chosen is not None, "cluster.partition", None, f"{legal} (there is no default one)")
     _require_time(wanted, str(chosen), found[str(chosen)])
     _require_gpus(wanted, str(chosen), found)
+    _require_pyxis(wanted)
     _require_accepted(wanted, min(tasks, most))
 
 
@@ -61,6 +62,14 @@ def _require_gpus(wanted: Slurm, name: str, found: dict[str, Partition]) -> None
     there = f"; there are some in {', '.join(others)}" if others else ""
     kinds = f"one of its GPUs ({', '.join(filter(None, here)) or 'without a type'})" if here else "0, as it has no GPUs"
     raise BadInput("cluster.gpus", wanted.gpus, f"for the partition {name}, {kinds}{there}")
+
+
+def _require_pyxis(wanted: Slurm) -> None:
+    """Where pyxis is installed, which it has to be on login nodes too, srun lists its options."""
+    used = [option for option in wanted.srun_options if option.lstrip("-").startswith("container-")]
+    if used and "--container-image" not in scheduler.ask("srun", "--help"):
+        legal = "of a site with pyxis (its srun --help lists --container-image); for Apptainer, cluster.container"
+        raise BadInput("cluster.srun_options", used[0], legal)
 
 
 def _kind(gres: str) -> str:

@@ -3,12 +3,15 @@
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from ablora.dispatch.attempts import is_exhausted
 from ablora.dispatch.base import Interrupted, Job
+from ablora.models.staging import STAGE
 from ablora.store import lines
 from ablora.store.claims import alive_here, latest, owner_of, whoami
 from ablora.store.run_folder import RunFolder, folder_of
@@ -16,6 +19,12 @@ from ablora.store.run_folder import RunFolder, folder_of
 AGAIN = 75
 """The exit code that asks the batch script to requeue the task. It does so and not Python, because a container need not
 hold SLURM's commands."""
+AGAIN_FILE = "ABLORA_AGAIN"
+"""The variable with the file that asks for the same where a task has several processes: srun gives one exit code."""
+
+PLACE = (("SLURM_LOCALID", "0"), ("SLURM_STEP_NUM_TASKS", "1"))
+GPUS = "CUDA_VISIBLE_DEVICES"
+Pack = tuple[str, ...]
 
 
 class Told(KeyboardInterrupt):
@@ -34,16 +43,18 @@ def work_in_task(job: Job, sent: Mapping[str, int], threads: int) -> None:
     Signals: submitit ignores SIGTERM and answers SIGUSR2 in the middle of whatever is done. Here both stop a training
     run at its next step, with its checkpoint. After SIGUSR2 the task asks to be requeued, unless this life has got no
     run further: it would do the same again for ever.
+    Of several processes of a task each begins with packs of its own, and helps with the others' when it is through.
     """
     signal.signal(signal.SIGTERM, _told)
     signal.signal(signal.SIGUSR2, _told)
+    mine = replace(job, packs=_own_first(job.packs, *_take_place()))
     from ablora.dispatch.job import last_step  # imports torch
 
     folders = [folder_of(job.roots, run) for run in job.runs]
     seen, dead = _judged(folders, sent)
     before = [_progress(folder, last_step(folder)) for folder in folders]
     try:
-        job.work(job, threads=threads, seen=seen, alive=lambda owner: owner not in dead and alive_here(owner))
+        mine.work(mine, threads=threads, seen=seen, alive=lambda owner: owner not in dead and alive_here(owner))
     except (Interrupted, KeyboardInterrupt) as stop:
         if _signal_of(stop) != signal.SIGUSR2:
             return
@@ -51,7 +62,29 @@ def work_in_task(job: Job, sent: Mapping[str, int], threads: int) -> None:
             print("ablora: no step was made in the time that the task had; it is not requeued", file=sys.stderr)
             return
         sys.stderr.flush()
+        if AGAIN_FILE in os.environ:
+            Path(os.environ[AGAIN_FILE]).touch()
         sys.exit(AGAIN)
+
+
+def _take_place() -> tuple[int, int]:
+    """Which of how many processes on its node this one is; with several it sees its own GPU alone from here on.
+
+    Not by srun's --gpus-per-task, which has changed its meaning between releases, but of what the task may see, the
+    one with this process's number; a site that has given each process its own already is left at that.
+    """
+    number, count = (int(os.environ.get(name, default)) for name, default in PLACE)
+    if count > 1:
+        seen = os.environ.get(GPUS, ",".join(map(str, range(count)))).split(",")
+        if len(seen) >= count:
+            os.environ[GPUS] = seen[number]
+    return number, count
+
+
+def _own_first(packs: Sequence[Pack], number: int, count: int) -> tuple[Pack, ...]:
+    """Every count-th pack from its own number on, then the others' from their ends, which they come to last."""
+    others = (packs[(number + i) % count :: count][::-1] for i in range(1, count))
+    return tuple(pack for some in (packs[number::count], *others) for pack in some)
 
 
 def _judged(folders: list[RunFolder], sent: Mapping[str, int]) -> tuple[dict[str, int], list[dict[str, Any]]]:
@@ -90,8 +123,10 @@ def _told(number: int, frame: FrameType | None) -> NoReturn:
     raise Told(number)
 
 
-def environment(job: Job, code: str) -> dict[str, str]:
-    """What a task finds in its environment: the same folders, the frozen code in front of everything else, and no
-    bytecode written into it."""
+def environment(job: Job, code: str, stage: str | None = None) -> dict[str, str]:
+    """What a task finds in its environment: the same folders, the frozen code in front of everything else, no
+    bytecode written into it, and where its node keeps the base."""
     path = os.environ.get("PYTHONPATH")
-    return {**job.environment(), "PYTHONPATH": f"{code}:{path}" if path else code, "PYTHONDONTWRITEBYTECODE": "1"}
+    near = {} if stage is None else {STAGE: stage}
+    front = f"{code}:{path}" if path else code
+    return {**job.environment(), **near, "PYTHONPATH": front, "PYTHONDONTWRITEBYTECODE": "1"}

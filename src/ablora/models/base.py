@@ -1,7 +1,5 @@
 """Base models: the one that ships with the package, and any in a local folder."""
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
@@ -11,7 +9,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
+from ablora.models.content import content_of
 from ablora.models.segments import use_segments
+from ablora.models.staging import near
 from ablora.spec import LABEL, BadInput, check
 
 Dtype = Literal["float32", "bfloat16"]
@@ -34,7 +34,7 @@ class Embedded:
         return Path(__file__).parent / self.name
 
     def fingerprint(self) -> str:
-        return content_of(self.folder)
+        return content_of(near(self.folder))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +57,7 @@ class Local:
         return Path(self.path or "").expanduser()
 
     def fingerprint(self) -> str:
-        return content_of(self.folder)
+        return content_of(near(self.folder))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Base:
 def load(spec: Embedded | Local) -> Base:
     """The model and its tokenizer, from local files alone; remote code is never run."""
     disable_progress_bar()
-    folder = spec.folder
+    folder = near(spec.folder)
     dtype = getattr(torch, spec.dtype)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(
@@ -104,21 +104,3 @@ def skeleton(folder: Path) -> PreTrainedModel:
 def without_weights(spec: Embedded | Local) -> Base:
     """The skeleton and its tokenizer: enough to tokenise data, without reading a weight."""
     return Base(skeleton(spec.folder), AutoTokenizer.from_pretrained(spec.folder, local_files_only=True))
-
-
-def content_of(folder: Path) -> str:
-    """sha256 over what decides the model's numbers: configuration, tokenizer and weights, by name and content."""
-    names = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
-    files = [folder / name for name in names if (folder / name).exists()] + sorted(folder.glob("*.safetensors"))
-    return _content(tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
-
-
-@cache
-def _content(files: Iterable[tuple[Path, int, int]]) -> str:
-    digest = hashlib.sha256()
-    for path, _, size in files:
-        digest.update(f"{path.name} {size}\n".encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()

@@ -1,14 +1,25 @@
 """A task of SLURM that trains with `fake_execute`; submitit pickles it by reference, so it is importable by path."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ablora.dispatch.base import Job
 from ablora.dispatch.task import work_in_task as real
+from ablora.store.run_folder import RunFolder
 
 
 def work_in_task(job: Job, sent: Mapping[str, int], threads: int) -> None:
-    import fake_execute
     from ablora.dispatch import job as jobs
 
-    jobs.execute = fake_execute.execute
+    jobs.execute = execute
     real(job, sent, threads)
+
+
+def execute(pack: Sequence[RunFolder], *others: Any) -> None:
+    """Has the contract of `fake_execute.execute`, and writes down which GPUs a run's process saw."""
+    import fake_execute
+
+    for folder in pack:
+        (folder.path / "gpus.txt").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+    fake_execute.execute(pack, *others)

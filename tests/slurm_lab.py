@@ -69,6 +69,10 @@ class Lab:
             subprocess.run(["scancel", "--signal=KILL", "--full", task])
             subprocess.run(["scancel", task])
 
+    def records(self) -> list[submissions.Submission]:
+        """What was sent, for the study's runs and, of a search, for its trials."""
+        return [record for folder in (self.study, self.study / "search") for record in submissions.read(folder)]
+
     def folder(self, seed: int) -> RunFolder:
         rows = lines.read(self.study / "manifest.jsonl")
         folders = (folder_of(self.roots, row["id"]) for row in rows)
@@ -87,7 +91,7 @@ class Lab:
 
     def queued(self) -> dict[str, Task]:
         """This study's tasks in the queue."""
-        names = {record.name for record in submissions.read(self.study)}
+        names = {record.name for record in self.records()}
         return {known: task for known, task in scheduler.queued(["root"]).items() if task.name in names}
 
     def starts(self, seed: int) -> int:

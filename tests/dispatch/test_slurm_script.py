@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -60,15 +61,16 @@ def cluster(name: str, folder: Path, *overrides: str) -> Slurm:
     (folder / "cluster" / f"{name}.yaml").write_text(EXAMPLES[name])
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         found = compose("config", [f"cluster={name}", f"hydra.searchpath=[file://{folder}]", *overrides])
-    made = execution_of(OmegaConf.to_container(found)).cluster
+    tree: Any = OmegaConf.to_container(found)
+    made = execution_of(tree).cluster
     assert isinstance(made, Slurm)
     return made
 
 
-def script(wanted: Slurm, tasks: int = 6, processes: int | None = None) -> str:
+def script(wanted: Slurm, processes: int | None = None, folder: Path = Path("/s/jobs")) -> str:
     """What submitit hands to sbatch."""
     job = Job((), Roots(Path("/s/runs"), Path("/s/studies"), Path("/s/cache")), "s", TrackerConfig("off"))
-    variables, folder = environment(job, "/s/code", wanted.stage), Path("/s/jobs")
+    variables, tasks = environment(job, "/s/code", wanted.stage), 6
     own = wanted.processes if processes is None else processes
     told = slurm_script.parameters(wanted, "abl-1", tasks, variables, wanted.sbatch_options(), folder, own)
     command = f"{slurm_script.python_of(wanted)} -u -m submitit.core._submit {folder}"
@@ -125,3 +127,28 @@ def test_a_site_without_pyxis_is_told_from_one_that_has_it(has, tmp_path, monkey
         return
     with pytest.raises(BadInput, match=r"cluster\.srun_options='container-image=/images/torch.sqsh' is not legal"):
         slurm_site._require_pyxis(wanted)
+
+
+@pytest.mark.parametrize(
+    ("processes", "exits", "wishes", "requeued"),
+    [(1, 75, False, True), (1, 1, False, False), (4, 75, True, True), (4, 137, True, True), (4, 137, False, False)],
+)
+def test_the_script_requeues_its_task_for_those_that_wish_it(processes, exits, wishes, requeued, tmp_path, monkeypatch):
+    """What srun gives is the highest exit code of all processes: a killed one's hides another's wish."""
+    programs, jobs = tmp_path / "bin", tmp_path / "jobs"
+    programs.mkdir()
+    jobs.mkdir()
+    wish = 'touch "$ABLORA_AGAIN"' if wishes else "true"
+    (programs / "srun").write_text(f"#!/bin/sh\n{wish}\nexit {exits}\n")
+    (programs / "scontrol").write_text(f"#!/bin/sh\necho $@ >> {tmp_path}/asked\n")
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=":")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "25")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    wanted = Slurm(processes=processes, gpus=processes)
+    text = script(wanted, folder=jobs)
+    (jobs / "25_3.again").touch()  # of an earlier life
+    assert subprocess.run(["bash"], input=text, text=True).returncode == exits
+    asked = tmp_path / "asked"
+    assert (asked.read_text() if asked.exists() else "") == ("requeue 25_3\n" if requeued else "")

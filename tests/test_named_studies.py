@@ -91,7 +91,8 @@ def require_counts(study: Study) -> None:
     said = re.match(r"(\d+)(?: that tune, (\d+) that confirm)?\b", header(study.name)["Cells"])
     assert said is not None
     rows, confirm = [row for row in study.plan.rows if row.why != CONFIRM], study.question.confirm
-    assert len(rows) == int(said[1])
+    search = study.question.search
+    assert int(said[1]) == (len(rows) if search is None else (search.tuner.trials or 0) * len(search.arms))
     assert (confirm is None) == (said[2] is None)
     if confirm is not None:
         assert len({Arm.of(row, confirm.axis) for row in rows}) * len(confirm.seeds) == int(said[2])

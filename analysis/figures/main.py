@@ -20,6 +20,7 @@ from ablora_analysis.figures import (
     result_sheet,
     routing_curves,
     routing_load,
+    scaling,
     subspace_panels,
     training_curves,
 )
@@ -33,6 +34,7 @@ FIGURES: tuple[Callable[[Study], list[Path]], ...] = (
     result_sheet.paint,
     training_curves.paint,
     lr_curves.paint,
+    scaling.paint,
     pareto.paint,
     forgetting_table.paint,
     routing_load.paint,

@@ -11,6 +11,7 @@ import pytest
 
 import fake_execute
 from ablora.cli import main
+from ablora.dispatch import local
 from ablora.store import lines
 from ablora.store.run_folder import folder_of
 
@@ -92,3 +93,11 @@ def _until(holds, patience_s: float = 90) -> None:
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("worker", "visible", "count", "wanted"),
+    [(0, None, 0, None), (1, None, 1, None), (1, None, 2, "1"), (3, "4,7", 2, "7"), (1, "", 0, ""), (1, "5", 1, "5")],
+)
+def test_workers_take_the_gpus_by_turns(worker, visible, count, wanted):
+    assert local.own_gpu(worker, visible, count) == wanted

@@ -96,9 +96,25 @@ def _start(job: Job, folder: Path, count: int, threads: int) -> list[Worker]:
     executor = LocalExecutor(folder)
     executor.update_parameters(timeout_min=YEAR_MIN)
     with _environment(job):
-        # submitit hides the GPUs from local jobs that ask for none; a worker sees what this process sees.
+        # submitit hides the GPUs from local jobs that ask for none; a worker sees one of those that this process sees.
         visible, seen = os.environ.get("CUDA_VISIBLE_DEVICES"), job.claims()
-        return [executor.submit(work_in_worker, job, seen, threads, visible) for _ in range(count)]
+        own = [own_gpu(worker, visible, _gpus()) for worker in range(count)]
+        return [executor.submit(work_in_worker, job, seen, threads, gpu) for gpu in own]
+
+
+def own_gpu(worker: int, visible: str | None, count: int) -> str | None:
+    """What `CUDA_VISIBLE_DEVICES` is for one of several workers: they take the GPUs by turns.
+
+    `visible` is what this process has been given (None: nothing, it sees all `count` of them).
+    """
+    gpus = [str(i) for i in range(count)] if visible is None else visible.split(",")
+    return gpus[worker % len(gpus)] if len(gpus) > 1 else visible
+
+
+def _gpus() -> int:
+    import torch  # late: the command line starts without it
+
+    return torch.cuda.device_count()
 
 
 def _wait(workers: Sequence[Worker], job: Job) -> None:

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils.logging import disable_progress_bar
 
 from ablora.models.content import content_of
+from ablora.models.device import device
 from ablora.models.segments import use_segments
 from ablora.models.staging import near
 from ablora.spec import LABEL, BadInput, check
@@ -76,7 +77,7 @@ class Base:
 
 
 def load(spec: Embedded | Local) -> Base:
-    """The model and its tokenizer, from local files alone; remote code is never run."""
+    """The model, on the process's device, and its tokenizer; from local files alone, and remote code is never run."""
     disable_progress_bar()
     folder = near(spec.folder)
     dtype = getattr(torch, spec.dtype)
@@ -84,7 +85,7 @@ def load(spec: Embedded | Local) -> Base:
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, local_files_only=True, use_safetensors=True, attn_implementation="sdpa"
     )
-    model.requires_grad_(False).eval()
+    torch.nn.Module.to(model.requires_grad_(False).eval(), device())
     use_segments(model)
     return Base(model, tokenizer)
 

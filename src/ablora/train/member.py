@@ -116,13 +116,14 @@ class RunState:
                 tensor.copy_(tensors[f"fixed/{name}"])
         self.optimizer.state.clear()
         self.structure_state.clear()
+        device = next(iter(self.parameters.values())).device  # what was saved is read on the CPU
         for path, value in tensors.items():
             kind, _, rest = path.partition("/")
             if kind == "structure":
-                self.structure_state[rest] = value.clone()
+                self.structure_state[rest] = value.to(device, copy=True)
             elif kind == "optimizer":
                 key, _, name = rest.partition("/")
-                self.optimizer.state[self.parameters[name]][key] = value.clone()
+                self.optimizer.state[self.parameters[name]][key] = value.to(device, copy=True)
         self.step, self.answer_tokens = counters["step"], counters["answer_tokens"]
         self.evaluated = counters["evaluated"]
 

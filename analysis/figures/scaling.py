@@ -74,7 +74,7 @@ def notes(found: Sequence[Curve]) -> list[str]:
     """What is drawn, and what it rests on; for the foot."""
     tuned = sorted({key for one in found for key in one.tuned})
     out = [
-        "Dots: trials (ringed: the best). Line: the objective over s"
+        "Marks: trials (ringed: the best; open, at the border: beyond it). Line: the objective over s"
         + (f" at the best tried {', '.join(tuned)}" if tuned else "")
         + ", a Gaussian process through all trials; band: 95 %, pointwise. Bar below: the best s, 95 %.",
         "r is the rank of one expert; n the input features; 16 for alpha and 1 for eta are the presets'.",
@@ -110,8 +110,9 @@ def table(found: Sequence[Curve], foot: Sequence[str]) -> Sheet:
         ]  # fmt: skip
     words = style.axis_title(found[0].metric)
     said = f"Δ: {words}, at the formula's s less at the best s, each at its best rate; median [95 %] of {DRAWS} draws."
-    outside = "Outside: s was not tried so far out."
-    return Sheet(header, tuple(rows), (said, outside, *foot))
+    some = any(math.isnan(theory.loss.middle) for one in found for theory in one.theories)
+    outside = ["Outside: s was not tried so far out."] if some else []
+    return Sheet(header, tuple(rows), (said, *outside, *foot))
 
 
 def _span(own: Span, form: str) -> str:
@@ -144,22 +145,24 @@ def _parts(name: str, span: Span) -> dict[str, float]:
 
 def draw(ax: Axes, one: Curve, look: Look) -> None:
     """Trials, curve and band over a logarithmic axis; a line for each closed form; the best s as a bar below."""
-    sign = 1 if style.lower_is_better(one.metric) else -1
     ax.fill_between(one.grid, one.low, one.high, color=look.colour, alpha=0.18, linewidth=0)
     ax.plot(one.grid, one.middle, color=look.colour)
     bottom, top = limits(one)
-    clipped = np.clip(one.values, bottom, top)
-    ax.plot(one.s, clipped, linestyle="none", color=look.colour, marker=look.marker, markersize=2.8, alpha=0.7,
-            markeredgewidth=0, clip_on=False)  # fmt: skip
+    inside = [i for i, value in enumerate(one.values) if bottom <= value <= top]
+    ax.plot([one.s[i] for i in inside], [one.values[i] for i in inside], linestyle="none", color=look.colour,
+            marker=look.marker, markersize=3.2, alpha=0.8, markeredgewidth=0)  # fmt: skip
+    beyond = [one.s[i] for i in range(len(one.s)) if i not in inside]
+    worst = 0.97 if style.lower_is_better(one.metric) else 0.03
+    at, sign = ax.get_xaxis_transform(), "^" if worst > 0.5 else "v"
+    ax.plot(beyond, [worst] * len(beyond), transform=at, linestyle="none", color=look.colour, marker=sign,
+            markersize=3.5, markerfacecolor="none", markeredgewidth=0.7)  # fmt: skip
     best = one.best_trial
     ax.plot([one.s[best]], [one.values[best]], marker="o", markersize=6.5, markerfacecolor="none",
             markeredgecolor=style.BLACK, markeredgewidth=0.8)  # fmt: skip
-    worst = 0.97 if sign > 0 else 0.03
-    ax.plot(one.diverged, [worst] * len(one.diverged), transform=ax.get_xaxis_transform(), color=look.colour,
+    ax.plot(one.diverged, [worst] * len(one.diverged), transform=at, color=look.colour,
             marker="x", markersize=4, linestyle="none", markeredgewidth=1.2)  # fmt: skip
     for theory in one.theories:
         ax.axvline(theory.s, color=_LINE_COLOUR, linewidth=0.9, linestyle=LINES.get(theory.name, "-"))
-    at = ax.get_xaxis_transform()
     ax.plot([one.best.low, one.best.high], [0.035] * 2, transform=at, color=style.BLACK, linewidth=2.0,
             solid_capstyle="butt")  # fmt: skip
     ax.plot([one.best.middle], [0.035], transform=at, color=style.BLACK, marker="|", markersize=7, markeredgewidth=1.4)
@@ -180,13 +183,9 @@ def _axes(ax: Axes, one: Curve, bottom: float, top: float) -> None:
 
 
 def limits(one: Curve) -> tuple[float, float]:
-    """The curve's middle and the trials, but for those far worse than half of them: these stand at the border."""
-    sign = 1 if style.lower_is_better(one.metric) else -1
-    losses = np.sort(sign * np.asarray(one.values))
-    worst = losses[0] + 3 * max(float(np.median(losses) - losses[0]), 1e-9)
-    least = min(losses[0], float((sign * np.asarray(one.middle)).min()))
-    ends = sorted((sign * least, sign * min(worst, losses[-1])))
-    return ends[0], ends[1]
+    """The curve with its band, and the best trial: of the others many are far worse, at a rate that is not theirs."""
+    best = one.values[one.best_trial]
+    return min(*one.low, best), max(*one.high, best)
 
 
 def legend(found: Sequence[Curve]) -> dict[str, Line2D]:

@@ -3,11 +3,13 @@
 Trials of a search lie where the tuner put them, each once. So a mean by value has nothing to average, and the best
 trial is lucky as well as good; a surface uses all of them, and says how little it knows where none was tried.
 
-    y = c + f(x) + e,   f ~ GP(0, v k),   e ~ N(0, v g),   k(x, x') = prod_d Matern_5/2(|x_d - x'_d| / l_d)
+    y = c + f(z) + e,   f ~ GP(0, v k),   e ~ N(0, v g),   k(z, z') = prod_d Matern_5/2(|z_d - z'_d| / l_d),
+    z = x but for z_2 = x_2 + h x_1
 
-Lengths l_d and the noise ratio g run over a lattice (`LENGTHS`, `NOISES`) and are weighed by the evidence; c has a
-broad normal prior, v the prior 1 / v, both integrated out. With some twenty trials the most likely lengths alone would
-claim more than is known (docs/statistics.md has the measured coverage).
+h slants the valley: a larger scaling asks for a smaller learning rate. Lengths l_d, slant h and noise ratio g run over
+a lattice (`LENGTHS`, `SLANTS`, `NOISES`) and are weighed by the evidence; c has a broad normal prior, v the prior
+1 / v, both integrated out. With some twenty trials the most likely lengths alone would claim more than is known;
+docs/tuning.md has the measured coverage.
 
 Source: Rasmussen & Williams 2006, sections 2.7, 4.2.1 and 5.4.1.
 """
@@ -21,6 +23,8 @@ from scipy.linalg import cho_solve, solve_triangular
 
 LENGTHS = (0.15, 0.3, 0.6, 1.2, 2.4)
 """In ranges of a coordinate: from several bends within what was tried to nearly a line."""
+SLANTS = (0.0, 0.5, 1.0)
+"""In ranges of the second coordinate over the range of the first."""
 NOISES = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Variance of a trial's noise over that of the surface."""
 CONSTANT = 10.0
@@ -35,6 +39,7 @@ class Fit(NamedTuple):
     """One choice of lengths and noise, fitted."""
 
     lengths: np.ndarray
+    slant: float
     factor: np.ndarray
     """Lower Cholesky factor of the trials' covariance, in units of v."""
     weights: np.ndarray
@@ -64,7 +69,8 @@ class Surface(NamedTuple):
         return self.centre + np.concatenate(parts)
 
     def _of(self, fit: Fit, at: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
-        across = _kernel(at, self.x, fit.lengths)
+        at, x = _slanted(at, fit.slant), _slanted(self.x, fit.slant)
+        across = _kernel(at, x, fit.lengths)
         reduced = solve_triangular(fit.factor, across.T, lower=True)
         covariance = _kernel(at, at, fit.lengths) - reduced.T @ reduced
         root = np.linalg.cholesky(covariance + JITTER * np.eye(len(at)))
@@ -83,14 +89,19 @@ def surface(x: np.ndarray, y: np.ndarray) -> Surface:
 
 
 def _fits(x: np.ndarray, y: np.ndarray) -> Iterator[Fit]:
-    for lengths in product(LENGTHS, repeat=x.shape[1]):
-        smooth = _kernel(x, x, np.array(lengths))
+    for slant, lengths in product(SLANTS if x.shape[1] > 1 else (0.0,), product(LENGTHS, repeat=x.shape[1])):
+        slanted = _slanted(x, slant)
+        smooth = _kernel(slanted, slanted, np.array(lengths))
         for noise in NOISES:
             factor = np.linalg.cholesky(smooth + (noise + JITTER) * np.eye(len(y)))
             weights = cho_solve((factor, True), y)
             misfit = max(float(y @ weights), 1e-12)
             evidence = -float(np.log(np.diag(factor)).sum()) - 0.5 * len(y) * np.log(misfit)
-            yield Fit(np.array(lengths), factor, weights, misfit, evidence)
+            yield Fit(np.array(lengths), slant, factor, weights, misfit, evidence)
+
+
+def _slanted(x: np.ndarray, slant: float) -> np.ndarray:
+    return x if slant == 0 else np.column_stack([x[:, 0], x[:, 1] + slant * x[:, 0], x[:, 2:]])
 
 
 def _kernel(a: np.ndarray, b: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -119,8 +119,12 @@ def _write_run(roots: Roots, run: str, trial: Trial) -> None:
 
 
 def study_of(roots: Roots, trials: Iterable[Trial]) -> Study:
-    """Written, and read as the figures read it."""
     write_study(roots, "s", trials)
+    return read_study(roots)
+
+
+def read_study(roots: Roots) -> Study:
+    """The study s as the figures read it."""
     rows, _ = table.read_rows(roots, "s", lambda _: False)
     prepared: pd.DataFrame = arms.prepare(table.cells(roots, "s", rows))
     folder = roots.studies / "s"

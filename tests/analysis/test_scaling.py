@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from synthetic import Made, stale, write_study
-from synthetic_scaling import METRIC, SHAPES, Trial, search, study_of
+from matplotlib.figure import Figure
+from synthetic import Made, write_study
+from synthetic_scaling import METRIC, SHAPES, Trial, read_study, search, study_of
+from test_figures_main import assert_readable
 
 from ablora.method.scaling.constant import Constant
 from ablora.store import atomic
@@ -16,7 +18,6 @@ from ablora.store.roots import Roots
 from ablora.store.run_folder import folder_of
 from ablora.tree import build
 from ablora_analysis.figures import scaling, scaling_runs, sheet
-from ablora_analysis.figures.main import draw_all
 
 SCALINGS = Path(__file__).parents[2] / "conf/method/scaling"
 GRID = [Trial(s=2.0**k, lr=lr, seed=seed, why="grid") for k in range(-2, 7) for lr in (5e-4, 1e-3) for seed in (0, 1)]
@@ -120,14 +121,18 @@ def test_what_else_was_searched_is_a_coordinate_and_not_a_panel(roots: Roots) ->
     assert one.best.low < 4 < one.best.high
 
 
-def test_an_optimum_at_the_border_is_marked(roots: Roots) -> None:
+def test_an_optimum_at_the_border_is_marked(roots: Roots, monkeypatch: pytest.MonkeyPatch) -> None:
     trials = [t for t in search(4.0, number=40) if t.s > 8]
     (one,) = scaling.curves(study_of(roots, trials))
     assert one.edge
     assert "may lie beyond" in scaling.notes([one])[-1]
     lost = {theory.name: theory.loss.middle for theory in one.theories}
     assert math.isnan(lost["1"])
+    drawn: list[Figure] = []
+    monkeypatch.setattr(sheet, "save", lambda figure, *rest: drawn.append(figure) or [])
     assert "outside" in (draw(roots, trials)[".md"]).read_text()
+    with sheet.rc():
+        assert_readable(drawn[0])
 
 
 def test_files_hold_the_numbers_and_are_equal_in_bytes(roots: Roots) -> None:
@@ -148,7 +153,7 @@ def test_files_hold_the_numbers_and_are_equal_in_bytes(roots: Roots) -> None:
 def test_where_s_does_not_vary_there_is_no_figure(roots: Roots) -> None:
     write_study(roots, "s", [Made(method=m, lr=lr, seed=s) for m in ("lora", "goat") for lr in (5e-4, 1e-3, 2e-3)
                              for s in range(3)])  # fmt: skip
-    assert not [path for path in draw_all(roots, "s", stale) if path.stem == "scaling"]
+    assert scaling.paint(read_study(roots)) == []
     assert (
         scaling.curves(study_of(roots, [Trial(s=s, lr=lr) for s in (1.0, 2.0, 4.0) for lr in (5e-4, 1e-3, 2e-3)])) == []
     )

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ablora.spec import check
 from ablora.store import lines
-from ablora.store.atomic import Corrupted, replace, write_text
+from ablora.store.atomic import Corrupted, read_json, replace, write_text
 from ablora.store.claims import is_held, latest
 from ablora.store.roots import Roots
 from ablora.store.run_folder import RunFolder, folder_of
@@ -38,7 +38,7 @@ EXACT = "ablora_adapter.safetensors"
 LABEL = "label."
 PRUNED = "pruned"
 """Restated from `ablora.study.status`: why a cell is in the manifest whose run a tuner gave up, and its state."""
-DERIVED = ("arm", "setting", "fate", "why")
+DERIVED = ("arm", "setting", "fate", "why", "searched")
 """What `cells` and `figures.arms.prepare` add."""
 
 
@@ -87,7 +87,8 @@ def manifest(roots: Roots, study: str) -> list[dict[str, Any]]:
 
 def cells(roots: Roots, study: str, table: pd.DataFrame) -> pd.DataFrame:
     """One row per planned cell: its own method and labels, and the columns of its run. Two cells that are the same run
-    (a method without a rank in a grid over ranks) are two rows here and one in the table of runs."""
+    (a method without a rank in a grid over ranks) are two rows here and one in the table of runs. `searched` has the
+    keys that a search drew beside rate and seed, with spaces between."""
     planned = [
         {"id": cell["id"], "method": cell["method"], "why": cell.get("why", "grid")}
         | {LABEL + axis: _text(value) for axis, value in cell.get("labels", {}).items()}
@@ -97,7 +98,14 @@ def cells(roots: Roots, study: str, table: pd.DataFrame) -> pd.DataFrame:
     runs = table.drop(columns=["method", *(c for c in names(table) if c.startswith(LABEL))])
     out = own.merge(runs, on="id", how="left", validate="many_to_one")
     given_up = (out["why"] == PRUNED) & out["state"].isin(["planned", "lost"])
-    return out.assign(state=out["state"].mask(given_up, PRUNED))
+    drawn = [one["key"] for one in search_of(roots, study)["space"] if one["key"] not in ("train.lr", "seed")]
+    return out.assign(state=out["state"].mask(given_up, PRUNED), searched=" ".join(dict.fromkeys(drawn)))
+
+
+def search_of(roots: Roots, study: str) -> dict[str, Any]:
+    """What the study's search asked for, restated from `ablora.tune.frozen`: an empty space where it has none."""
+    path = roots.studies / study / "tune.json"
+    return read_json(path) if path.exists() else {"space": [], "tuner": {"metrics": []}}
 
 
 def names(table: pd.DataFrame) -> list[str]:

@@ -4,6 +4,7 @@ arm      what is compared: a method, and the axes that were swept beside it (`lo
 setting  what is held equal in a comparison: model, data set options, and the rank where methods are compared
 why      the cell's part in the study's protocol: "tune" chooses a rate, "confirm" is reported, "grid" does both;
          "pruned" was to choose one and was given up on the way, so its rate is a tried one and not the best
+searched what a search drew beside the rate is no axis of its own: at each rate an arm is the best of its trials there
 fate     used, diverged (data, shown as such), or why a run is left out
 """
 
@@ -17,6 +18,7 @@ from ablora.store.atomic import Corrupted
 from ablora_analysis.table import LABEL, PRUNED, metrics_of, names
 
 USED, DIVERGED = "used", "diverged"
+BEATEN = "not the best trial at their rate"
 CONFIRM = "confirm"
 """Restated from `ablora.study.confirm`, which imports torch by way of the data sets."""
 _OWN_COLUMN = {"method", "seed", "train.lr", "dataset", "model", "rank"}
@@ -51,11 +53,12 @@ def prepare(cells: pd.DataFrame) -> pd.DataFrame:
     # A method without a rank may come without the label: that alone makes no second rank.
     varying = [axis for axis in swept if cells[LABEL + axis].nunique(dropna=axis == "rank") > 1]
     several = cells["method"].nunique() > 1
-    other = [axis for axis in varying if axis not in _OWN_COLUMN]
+    searched = _searched(cells)
+    other = [axis for axis in varying if axis not in _OWN_COLUMN | searched]
     equal = ("dataset.", "model.", "budget.") if several else ("dataset.", "model.")  # methods: at an equal budget
     held = [axis for axis in other if axis.startswith(equal)]
     compared = [axis for axis in other if axis not in held]
-    if "rank" in varying:
+    if "rank" in varying and "rank" not in searched:
         (held if several else compared).append("rank")  # methods are compared at equal rank
     if cells["model"].nunique() > 1:
         held.insert(0, "model")
@@ -66,12 +69,26 @@ def prepare(cells: pd.DataFrame) -> pd.DataFrame:
         fate=[_fate(row) for row in rows],
         dataset=cells["dataset"].fillna(""),
     ).drop_duplicates([*_KEY, "id"], ignore_index=True)
+    out = _best_of_searched(out) if searched else out
     runs = out[out["fate"].isin([USED, DIVERGED])]
     if (twice := runs.duplicated([*_KEY, "lr", "seed"])).any():
         row = runs[twice].iloc[0]
         raise Corrupted("manifest.jsonl", row["id"], f"one run per learning rate and seed of {row['arm']}; "
                         "the manifest's labels must hold every swept axis")  # fmt: skip
     return out
+
+
+def _searched(cells: pd.DataFrame) -> frozenset[str]:
+    return frozenset(" ".join(cells["searched"].unique()).split()) if "searched" in cells.columns else frozenset()
+
+
+def _best_of_searched(prepared: pd.DataFrame) -> pd.DataFrame:
+    """Of the trials of one arm at one rate and seed the best; a rate that was drawn from a range has one anyway."""
+    metric = selection_metric(prepared)
+    order = prepared.sort_values(metric, kind="stable", na_position="last") if metric else prepared
+    order = order[order["fate"].isin([USED, DIVERGED])].sort_values("fate", key=lambda f: f != USED, kind="stable")
+    beaten = order.index[order.duplicated([*_KEY, "lr", "seed"])]
+    return prepared.assign(fate=prepared["fate"].where(~prepared.index.isin(beaten), BEATEN))
 
 
 def _named(row: Mapping[Any, Any], axes: Iterable[str]) -> list[str]:
@@ -164,6 +181,8 @@ def notes(prepared: pd.DataFrame, choices: Sequence[Choice]) -> list[str]:
         out.append(f"Learning rate of each method: least mean {metric}, {where}, same seeds.")
     else:
         out.append("One learning rate per method, not tuned.")
+    if searched := sorted(_searched(prepared)):
+        out.append(f"A search: each trial has its own {', '.join(key.rpartition('.')[2] for key in searched)} as well.")
     if reasons := left_out(prepared):
         out.append("Left out: " + ", ".join(f"{len(ids)} {fate}" for fate, ids in reasons.items()) + ".")
     if PRUNED in reasons:

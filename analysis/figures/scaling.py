@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from ablora.store.atomic import read_json, write_text
+from ablora.store.atomic import write_text
 from ablora.store.run_folder import folder_of
 from ablora_analysis import text
 from ablora_analysis.figures import arms, scaling_curves, scaling_runs, sheet, style
@@ -19,7 +19,7 @@ from ablora_analysis.figures.arms import DIVERGED, USED
 from ablora_analysis.figures.scaling_curves import DRAWS, Curve, Panel, Span
 from ablora_analysis.figures.study import Study
 from ablora_analysis.figures.style import Look
-from ablora_analysis.table import names
+from ablora_analysis.table import names, search_of
 from ablora_analysis.text import Entry, Sheet
 
 LINES: Mapping[str, Any] = {"16/r": "--", "16/√r": "-.", "√(3n/r)": ":", "1": "-"}
@@ -29,8 +29,7 @@ _LINE_COLOUR = "#333333"
 
 def curves(study: Study) -> list[Curve]:
     """A curve for each panel of the study in which s varies; none where it does not."""
-    search = study.roots.studies / study.name / "tune.json"  # restated from `ablora.study.manifest.StudyFolder.search`
-    asked = read_json(search) if search.exists() else {"space": [], "tuner": {"metrics": []}}
+    asked = search_of(study.roots, study.name)
     wanted = [m for m in asked["tuner"]["metrics"][:1] if m in names(study.prepared)]
     metric = wanted[0] if wanted else arms.selection_metric(study.prepared)
     if metric is None:

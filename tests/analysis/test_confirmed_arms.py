@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from synthetic import Made, stale, write_study
 
-from ablora.store import lines
+from ablora.store import atomic, lines
 from ablora.store.roots import Roots
 from ablora_analysis import table
 from ablora_analysis.figures import arms, lr_curves
@@ -73,3 +73,24 @@ def test_a_rate_that_was_pruned_was_tried(roots: Roots) -> None:
 def test_until_the_first_is_confirmed_the_tuning_runs_are_shown(roots: Roots, why: str) -> None:
     (choice,) = arms.choose(prepared_of(roots).assign(why=why))
     assert (choice.lr, choice.seeds) == (1e-3, (0,))
+
+
+def test_what_a_search_draws_beside_the_rate_makes_no_arms(roots: Roots) -> None:
+    made = [Made(lr=lr, labels=(("method.scaling.alpha", 2**i),)) for i, lr in enumerate(LRS)]
+    twin = Made(lr=LRS[0], steps=20, labels=(("method.scaling.alpha", 99),), state="diverged")
+    write_study(roots, "s", [*made, twin])
+    assert len({row["arm"] for row in _prepared(roots).to_dict("records")}) == 4
+    atomic.write_json(
+        roots.studies / "s" / "tune.json", {"space": [{"key": "train.lr"}, {"key": "method.scaling.alpha"}]}
+    )
+    prepared = _prepared(roots)
+    (choice,) = arms.choose(prepared)
+    assert (choice.arm, choice.lrs) == ("lora", LRS)
+    notes = arms.notes(prepared, [choice])
+    assert "A search: each trial has its own alpha as well." in notes
+    assert f"Left out: 1 {arms.BEATEN}." in notes
+
+
+def _prepared(roots: Roots) -> pd.DataFrame:
+    rows, _ = table.read_rows(roots, "s", stale)
+    return arms.prepare(table.cells(roots, "s", rows))

@@ -7,7 +7,7 @@ JOBS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help env answer browser demo demo-short test test-all test-chaos test-cluster check format figures pretrain
+.PHONY: help env answer browser demo demo-short test test-ci test-all test-chaos test-cluster check format figures pretrain
 .PHONY: methods golden
 
 help: ## list the targets
@@ -48,7 +48,10 @@ answer: env ## STUDY=NAME: its tables, measures, figures and report, from the ru
 browser: ## what the tests of the report need: Chromium and its driver, from Debian's packages
 	tests/browser/up.sh
 
-test: env ## the test suite but for what is slow, or needs a cluster or a GPU
+test: env ## the test suite but for what is long (tests/long.txt) or slow, or needs a cluster or a GPU
+	$(BIN)/python -m pytest -n $(JOBS) -m "not long and not slow and not cluster and not gpu"
+
+test-ci: env ## that and what is long: what continuous integration runs
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not cluster and not gpu"
 
 test-all: env ## everything that this machine can run

@@ -18,6 +18,8 @@ os.environ["ABLORA_CACHE"] = tempfile.mkdtemp(prefix="ablora-test-cache-")
 torch.set_num_threads(1)  # bit-equality needs one thread, and xdist's workers share two cores
 
 REPOSITORY = Path(__file__).parents[1]
+LONG = frozenset((REPOSITORY / "tests" / "long.txt").read_text().split("\n"))
+"""Ids of tests, and whole files, that `make test` leaves out, as tests/long.py found them by their durations."""
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +29,13 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("no shared data: set ABLORA_SHARED to the folder that holds data/")
     return folder
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest picks by marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid in LONG or item.nodeid.partition("::")[0] in LONG:
+            item.add_marker("long")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -113,3 +113,10 @@ def test_sweep_files_begin_with_their_package():
         first, second = path.read_text().splitlines()[:2]
         assert first == "# @package _global_", path
         assert second.startswith("# Question:"), path
+
+
+def test_what_make_test_leaves_out_is_there():
+    for line in (ROOT / "tests/long.txt").read_text().splitlines():
+        path, _, name = line.partition("::")
+        assert (ROOT / path).is_file(), line
+        assert f"def {name.partition('[')[0]}(" in (ROOT / path).read_text() or not name, line

@@ -7,7 +7,14 @@ from tracked_runs import Trainer, spec_of, whole_run
 
 from ablora.spec import BadInput
 from ablora.store import atomic, claims
+from ablora.track import channel
 from ablora.track.sync import sync
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """A worker that is told to go has time to send what it holds; on a busy machine five seconds were too few."""
+    monkeypatch.setattr(channel, "LEAVE_S", 60.0)
 
 
 def note_of(run: Trainer) -> dict:
@@ -32,7 +39,7 @@ def test_a_login_makes_it_online(roots, tracker, service, said):
     assert stored.exit_codes == [0]
 
 
-def test_a_resumed_run_online_sends_no_step_twice(roots, tracker, service, said):
+def test_a_resumed_run_online_sends_no_step_twice(roots, tracker, service, said, patient):
     """Stopped after step 12 with a checkpoint at 10: the server has 12, the new process sends from 13 on."""
     first = tracker()
     run = Trainer(roots, first, spec_of()).start().step(1, 12)
@@ -48,7 +55,7 @@ def test_a_resumed_run_online_sends_no_step_twice(roots, tracker, service, said)
     assert stored.exit_codes[-1] == 0
 
 
-def test_a_run_that_was_partly_online_is_whole_after_a_sync(roots, tracker, service):
+def test_a_run_that_was_partly_online_is_whole_after_a_sync(roots, tracker, service, patient):
     first = tracker()
     run = Trainer(roots, first, spec_of()).start().step(1, 12)
     first.close()

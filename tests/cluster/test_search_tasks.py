@@ -36,7 +36,7 @@ def test_a_worker_that_is_killed_loses_no_trial_and_adds_none(lab: Lab, capsys):
     assert lab.run(*SEARCH, "tuner.trials=4", "cluster.wait=false") == 0
     (sent,) = lab.records()
     assert [len(task) for task in sent.tasks] == [1, 1, 1, 1]
-    assert "4 trials (" in capsys.readouterr().out
+    assert "4 trials (" in capsys.readouterr().err
     until(lambda: train(lab))
     before = trials(lab)
     assert len({record["run"] for record in before.values()}) == 4
@@ -45,7 +45,7 @@ def test_a_worker_that_is_killed_loses_no_trial_and_adds_none(lab: Lab, capsys):
     until(lambda: not lab.queued())
     assert not run_of(lab, 2).result.exists()
     assert lab.run(*SEARCH, "tuner.trials=4") == 0, capsys.readouterr().err
-    heard = capsys.readouterr().out
+    heard = "".join(capsys.readouterr())
     assert "4 trials (4 complete)" in heard
     assert "best of 4 complete" in heard
     assert trials(lab) == before, "the same proposals, of the same numbers, are the same runs"

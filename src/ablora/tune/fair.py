@@ -25,7 +25,7 @@ def extend(study: StudyFolder, trials: Trials, protocol: Fair) -> bool:
     are new trials."""
     with study.lock():
         before = verdicts(study)
-        after = {arm.name: _decided(before.get(arm.name, Verdict()), scores(study, trials, i), protocol)
+        after = {arm.name: decided(before.get(arm.name, Verdict()), scores(study, trials, i), protocol)
                  for i, arm in enumerate(trials.search.arms)}  # fmt: skip
         arms = {name: asdict(one) for name, one in after.items()}
         atomic.write_json(study.fair, {"schema": SCHEMA, "protocol": to_tree(protocol), "arms": arms})
@@ -47,7 +47,7 @@ def scores(study: StudyFolder, trials: Trials, arm: int) -> dict[float, list[flo
     return out
 
 
-def _decided(verdict: Verdict, found: Mapping[float, Sequence[float]] | None, protocol: Fair) -> Verdict:
+def decided(verdict: Verdict, found: Mapping[float, Sequence[float]] | None, protocol: Fair) -> Verdict:
     """One step on: the best value among those with the most finished seeds, if it is not on the border."""
     if verdict.best is not None or found is None or not any(found.values()):
         return verdict

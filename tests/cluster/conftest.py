@@ -28,9 +28,18 @@ def cluster() -> None:
         pytest.skip(f"the SLURM for tests does not answer: {asked.stderr.strip()}")
 
 
+def resume_drained() -> None:
+    """SLURM takes a node out of use where its own launch of a job failed: seen twice on a busy machine
+    (`task_p_pre_setuid functions returned error`), and every later test that needs both nodes waited for it in vain."""
+    said = subprocess.run(["sinfo", "-hN", "-o", "%N %T"], capture_output=True, text=True, timeout=60).stdout
+    for node in {line.split()[0] for line in said.splitlines() if "drain" in line}:
+        subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], timeout=60, check=False)
+
+
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Lab"]:
     """A study whose training costs nothing; its jobs end with the test."""
+    resume_drained()
     import fake_task
     from ablora.store.roots import Roots
     from slurm_lab import TESTS, Lab

@@ -7,8 +7,8 @@
 The grid has every method at seven rates with five seeds on two data sets. A replay tunes each method as `protocol=fair`
 does, with its own pruner and its own decisions, on a common grid of the five inner rates, which may be extended to the
 outer two: what it would train it reads from the curves. It then confirms with seeds that tuning did not use. All trials
-of a method go side by side, as a pack does. There is a replay for every choice of tuning seeds, of confirming seeds
-among the others, and of two or more methods that are compared.
+of a method go side by side, as in one pack (in use more than `pack` of them are several). There is a replay for every
+choice of tuning seeds, of confirming seeds among the others, and of two or more methods that are compared.
 
     regret      of one method: mean validation loss over all five seeds at the rate that was chosen, less that at the
                 grid's best rate, over the standard deviation over seeds (pooled over the methods of a data set)

@@ -91,6 +91,11 @@ def _best_of_searched(prepared: pd.DataFrame) -> pd.DataFrame:
     return prepared.assign(fate=prepared["fate"].where(~prepared.index.isin(beaten), BEATEN))
 
 
+def every_trial(prepared: pd.DataFrame) -> pd.DataFrame:
+    """The same rows with those used that were not the best at their rate: for what is about the search itself."""
+    return prepared.assign(fate=[_fate(row) for row in prepared.to_dict("records")])
+
+
 def _named(row: Mapping[Any, Any], axes: Iterable[str]) -> list[str]:
     pairs = [(axis, row["model"] if axis == "model" else row.get(LABEL + axis)) for axis in axes]
     return [f"{axis.replace('/', '.').rpartition('.')[2]}={value}" for axis, value in pairs if not pd.isna(value)]

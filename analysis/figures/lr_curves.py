@@ -15,6 +15,12 @@ from ablora_analysis.figures.arms import CONFIRM, DIVERGED, USED, Choice
 from ablora_analysis.figures.study import Study, paint_panels
 from ablora_analysis.figures.style import Look
 
+MANY = 12
+"""Rates of a panel: more were drawn from a range by a search, each for itself. There is no line through them, which
+would join trials that differ in more than the rate, and no tick for each."""
+EDGE = 1.15
+"""What such a panel has beyond its least and greatest rate, as a factor."""
+
 
 class LrCurve(NamedTuple):
     """One arm; the tuples run over its learning rates in ascending order."""
@@ -52,7 +58,12 @@ def points(prepared: pd.DataFrame, choices: Sequence[Choice], metric: str) -> li
 
 def notes(curves: Sequence[LrCurve]) -> list[str]:
     """What dots, lines and signs are, for the foot."""
+    rates: dict[tuple[str, str], set[float]] = {}
+    for curve in curves:
+        rates.setdefault((curve.setting, curve.dataset), set()).update(curve.lrs)
     out = ["Dots: seeds; line: mean; large marker: chosen rate; shifted sideways to be told apart."]
+    if any(len(own) > MANY for own in rates.values()):
+        out = [f"Dots: trials or seeds; large marker: chosen rate. No line through more than {MANY} rates of a panel."]
     if bad := sum(sum(curve.diverged) for curve in curves):
         out.append(f"× at the border: diverged ({bad} in all); no mean is drawn there.")
     return out
@@ -69,7 +80,7 @@ def draw(ax: Axes, curves: Sequence[LrCurve], looks: Mapping[str, Look] | None =
         shift = math.exp(0.5 * width * (index - (len(curves) - 1) / 2) / max(len(curves), 4))
         x = [lr * shift for lr in curve.lrs]
         ax.plot(x, curve.mean, color=look.colour, marker=look.marker, markersize=3, markerfacecolor="white",
-                markeredgewidth=0.8)  # fmt: skip
+                markeredgewidth=0.8, linestyle="-" if len(rates) <= MANY else "none")  # fmt: skip
         at = curve.lrs.index(curve.chosen)
         ax.plot([x[at]], [curve.mean[at]], color=look.colour, marker=look.marker, markersize=6, linestyle="none")
         for at_x, values, bad in zip(x, curve.values, curve.diverged):
@@ -80,10 +91,11 @@ def draw(ax: Axes, curves: Sequence[LrCurve], looks: Mapping[str, Look] | None =
                 ax.plot([at_x], [y], transform=ax.get_xaxis_transform(), color=look.colour, marker="x", markersize=4,
                         linestyle="none", markeredgewidth=1.2, clip_on=False)  # fmt: skip
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(FixedLocator(rates))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xticks(rates, [f"{lr:g}" for lr in rates])
-    edge = math.exp(0.5 * width)
+    if len(rates) <= MANY:
+        ax.xaxis.set_major_locator(FixedLocator(rates))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xticks(rates, [f"{lr:g}" for lr in rates])
+    edge = math.exp(0.5 * width) if len(rates) <= MANY else EDGE
     ax.set_xlim(rates[0] / edge, rates[-1] * edge)
     found = [v for curve in curves for values in curve.values for v in values]
     if lower and found and min(found) > 0 and max(found) > 4 * min(found):

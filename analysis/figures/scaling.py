@@ -35,7 +35,7 @@ def curves(study: Study) -> list[Curve]:
     if metric is None:
         return []
     found = []
-    for panel in scaling_curves.panels(study.prepared, [one["key"] for one in asked["space"]]):
+    for panel in scaling_curves.panels(arms.every_trial(study.prepared), [one["key"] for one in asked["space"]]):
         if len(panel.rows) < scaling_curves.TRIALS:
             continue
         panel = _with_s(study, panel)

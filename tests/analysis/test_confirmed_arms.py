@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from synthetic import Made, stale, write_study
 
 from ablora.store import atomic, lines
@@ -94,3 +95,14 @@ def test_what_a_search_draws_beside_the_rate_makes_no_arms(roots: Roots) -> None
 def _prepared(roots: Roots) -> pd.DataFrame:
     rows, _ = table.read_rows(roots, "s", stale)
     return arms.prepare(table.cells(roots, "s", rows))
+
+
+def test_many_rates_have_no_tick_each_and_no_line(roots: Roots) -> None:
+    write_study(roots, "s", [Made(lr=1e-4 * 1.3**i) for i in range(lr_curves.MANY + 1)])
+    prepared = _prepared(roots)
+    (curve,) = lr_curves.points(prepared, arms.choose(prepared), "answer_loss_nats")
+    ax = Figure().subplots()
+    lr_curves.draw(ax, [curve])
+    assert ax.lines[0].get_linestyle() == "None"
+    assert len(ax.get_xticks()) < lr_curves.MANY
+    assert "No line" in lr_curves.notes([curve])[0]

@@ -17,7 +17,7 @@ from ablora.store import atomic
 from ablora.store.roots import Roots
 from ablora.store.run_folder import folder_of
 from ablora.tree import build
-from ablora_analysis.figures import scaling, scaling_runs, sheet
+from ablora_analysis.figures import arms, scaling, scaling_runs, sheet
 
 SCALINGS = Path(__file__).parents[2] / "conf/method/scaling"
 GRID = [Trial(s=2.0**k, lr=lr, seed=seed, why="grid") for k in range(-2, 7) for lr in (5e-4, 1e-3) for seed in (0, 1)]
@@ -163,3 +163,15 @@ def test_a_formula_is_the_projects_own(monkeypatch: pytest.MonkeyPatch, roots: R
     monkeypatch.setattr(scaling_runs, "FORMULAS", {"3": Constant(value=3.0)})
     (one,) = scaling.curves(study_of(roots, search(4.0)))
     assert [(theory.name, theory.s) for theory in one.theories] == [("3", pytest.approx(3.0))]
+
+
+def test_trials_that_were_not_the_best_at_their_rate_are_in_the_curve(roots: Roots) -> None:
+    """A search over a grid has many values of s at one rate; other figures show the best of them."""
+    trials = [Trial(s=2.0**k, lr=lr, why="tune") for k in range(-2, 7) for lr in (5e-4, 1e-3)]
+    study_of(roots, trials)
+    space = [{"key": "train.lr"}, {"key": "method.scaling.alpha"}]
+    atomic.write_json(roots.studies / "s" / "tune.json", {"space": space, "tuner": {"metrics": [METRIC]}})
+    study = read_study(roots)
+    assert (study.prepared["fate"] == arms.BEATEN).sum() == 16
+    (one,) = scaling.curves(study)
+    assert len(one.ids) == 18

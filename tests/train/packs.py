@@ -7,14 +7,16 @@ from typing import Any, cast
 from transformers import PreTrainedTokenizerFast
 
 from ablora.data.encode import Encoded
+from ablora.evals._kept import nothing
 from ablora.method.attach import Adapted, Member, attach
 from ablora.method.structure._reallocates import reallocating
 from ablora.models.base import Base
 from ablora.spec import AdapterSpec, EvalSpec, RunSpec, TrainSpec
 from ablora.spectra.library import Library
 from ablora.train.data import TrainData
-from ablora.train.loop import train_step
+from ablora.train.loop import Trained, train_step
 from ablora.train.member import Diverged, RunState
+from ablora.train.reallocation import reallocate
 from presets import fitting, method
 from tiny import calibrated, llama, made_up
 
@@ -49,11 +51,14 @@ class Pack:
         losses: list[list[float]] = [[] for _ in self.runs]
         for _ in range(count):
             for i, trained in train_step(self.base, self.adapted, self.runs).items():
-                if isinstance(trained, Diverged):
+                run, found = self.runs[i], trained
+                if isinstance(trained, Trained) and run.reallocation_due:
+                    found = reallocate(self.base, self.adapted, run, nothing(len(self.runs)))
+                if isinstance(found, Diverged):
                     self.runs[i].active = False
                     losses[i].append(float("nan"))
                 else:
-                    losses[i].append(trained.loss_nats)
+                    losses[i].append(cast(Trained, trained).loss_nats)
         return losses
 
 

@@ -1,6 +1,7 @@
 """Runs whose ranks move while they train: scores, records, resumed, packed, and what the optimizer forgets."""
 
 import math
+import signal
 from dataclasses import replace
 
 import pytest
@@ -10,15 +11,19 @@ from small import Interruption, Watcher, outcome, run, save_base, small_spec
 from torch import Tensor
 
 from ablora.data.encode import Encoded
+from ablora.evals._kept import nothing
 from ablora.method.adaptation import label_losses_of
+from ablora.method.attach import Adapted
 from ablora.method.structure._ablation import ablations, scores
 from ablora.method.structure._reallocates import Probe
 from ablora.models.rows import lay_out
 from ablora.spec import BadInput
 from ablora.store import lines
 from ablora.store.roots import Roots
+from ablora.store.run_folder import create
 from ablora.train import reallocation
 from ablora.train.data import choose_probe
+from ablora.train.stop import Stopped
 from presets import method
 
 T = 12
@@ -48,7 +53,7 @@ def test_scores_are_those_of_one_forward_pass_per_rank(tokens, monkeypatch):
     run_, own = together.runs[1], gates(together, 1)
     assert sum(int((gate == 0).sum()) for gate in own.values()) == total_of(own)
     found = reallocation.losses_of(
-        together.base, together.adapted, run_, {name: {"gate": g} for name, g in ablations(own).items()}
+        together.base, together.adapted, run_, {name: {"gate": g} for name, g in ablations(own).items()}, nothing(2)
     )
 
     def loss() -> float:
@@ -138,7 +143,7 @@ def test_the_lowest_scores_of_the_step_are_pruned():
     still.steps(6)
     own = gates(still)
     losses = reallocation.losses_of(
-        still.base, still.adapted, still.runs[0], {name: {"gate": g} for name, g in ablations(own).items()}
+        still.base, still.adapted, still.runs[0], {name: {"gate": g} for name, g in ablations(own).items()}, nothing(1)
     )
     found = [(v, name, row) for name, s in scores(losses, own).items() for row, v in enumerate(s.tolist())]
     lowest = {(name, row) for v, name, row in sorted(f for f in found if not math.isnan(f[0]))[:9]}
@@ -191,10 +196,41 @@ def test_a_run_records_its_ranks_and_its_cost_and_survives_a_crash(tmp_path):
     assert result["trainable_parameters"] == sum(r["parameters"] for r in result["modules"].values())
     assert set(result["metrics"]) == {"train_loss_nats", "answer_loss_nats", "exact_match"}
     timing = list(lines.read(folder.timing))
-    assert "probe_s" not in timing[1]
-    assert 0 < timing[2]["probe_s"] < timing[-1]["probe_s"] < timing[-1]["wall_s"]
-    assert timing[-1]["probe_tokens"] == 2 * timing[2]["probe_tokens"] > 2 * 225 * 3 * 10
+    assert "probe_s" not in timing[2]
+    assert 0 < timing[3]["probe_s"] < timing[-1]["probe_s"] < timing[-1]["wall_s"]
+    assert timing[-1]["probe_tokens"] == 2 * timing[3]["probe_tokens"] > 2 * 225 * 3 * 10
     with pytest.raises(Interruption):
         run(roots[1], wanted, watcher=Watcher(6))
     (again,) = run(roots[1], wanted)
     assert outcome(again) == outcome(folder)
+
+
+@pytest.mark.parametrize("end", ["SIGUSR2", "crash"])
+def test_a_round_that_was_stopped_goes_on_at_its_variant(tmp_path, monkeypatch, end):
+    """Beside another run, one variant in a pass; in the second round, after 20 of its variants are on disk."""
+    base = save_base(tmp_path / "base")
+    parts = ("structure.first=0.4", "structure.every=0.3", "structure.rounds=2", "structure.probe.items=3")
+    specs = small_spec(base, seed=1), replace(small_spec(base), method=method("alora", *parts), rank=2)
+    roots = [Roots(tmp_path / n / "runs", tmp_path / n / "studies", tmp_path / "cache") for n in ("a", "b")]
+    monkeypatch.setattr(reallocation, "TOKENS", 1)
+    calm, variants = run(roots[0], *specs), 1 + 2 * 2 * 14
+    real, asked = Adapted.hidden_of_variants, [0]
+
+    def counted(self, *args):
+        asked[0] += 1
+        if asked[0] == variants + 20 and end == "SIGUSR2":
+            signal.raise_signal(signal.SIGUSR2)
+        if asked[0] == variants + 21 and end == "crash":
+            raise Interruption
+        return real(self, *args)
+
+    monkeypatch.setattr(Adapted, "hidden_of_variants", counted)
+    with pytest.raises((Stopped, Interruption)):
+        run(roots[1], *specs)
+    partial = create(roots[1], specs[1]).partial("ranks")
+    assert [record["place"] for record in lines.read(partial)] == list(range(20))
+    before, asked[0] = asked[0], -(10**9)
+    again = run(roots[1], *specs)
+    assert before + asked[0] + 10**9 == 2 * variants + (end == "crash")
+    assert [outcome(folder) for folder in again] == [outcome(folder) for folder in calm]
+    assert not partial.exists()

@@ -13,6 +13,8 @@ from ablora.store import tensors as store
 from ablora.store.atomic import Corrupted, replace
 
 SLOTS = ("a.safetensors", "b.safetensors")
+PROGRESS = ("step", "reallocated", "evaluated")
+"""Counters that tell which of two states is the later one: after a step ranks move, then it is evaluated."""
 
 
 class Saved(NamedTuple):
@@ -44,7 +46,7 @@ def load(folder: Path) -> Saved | None:
         raise Corrupted(str(path), str(error), legal)
     for path, error in broken:
         warnings.warn(f"{path} is damaged ({error}); going on from the other slot", stacklevel=2)
-    return max(whole, key=lambda saved: (saved.counters["step"], saved.counters["evaluated"]), default=None)
+    return max(whole, key=lambda saved: [saved.counters.get(mark, 0) for mark in PROGRESS], default=None)
 
 
 def remove(folder: Path) -> None:

@@ -29,8 +29,11 @@ from ablora.train.loop import Trained, train_step
 from ablora.train.member import Diverged, RunState
 from ablora.train.observe import Observer
 from ablora.train.partial import forget, kept_on_disk
+from ablora.train.reallocation import Reallocated, reallocate
 from ablora.train.stop import StopFlag, Stopped, stop_flag
 
+RANKS = "ranks"
+"""What is kept on disk of a round of ablations is called so, between evaluations' by their tasks."""
 Judge = Callable[[Sequence[RunFolder]], set[str]]
 """Of runs that have just been evaluated the ids of those that end there."""
 
@@ -142,6 +145,7 @@ class _Job:
             raise
 
     def _train(self) -> None:
+        self._reallocate(self.runs)
         self._evaluate([run for run in self.runs if run.evaluated < run.step and _evaluation_due(run)])
         while active := [r for r in self.runs if r.active and r.step < r.spec.train.max_steps]:
             before_s = time.monotonic()
@@ -149,6 +153,7 @@ class _Job:
             self._training_s += time.monotonic() - before_s
             for i, trained in steps.items():
                 self._record_step(self.runs[i], trained)
+            self._reallocate(self.runs)
             due = [run for run in active if run.active and _evaluation_due(run)]
             for run in active:
                 if run.active and (run in due or run.step % run.spec.train.checkpoint_every == 0):
@@ -174,17 +179,31 @@ class _Job:
             return
         spent = self.spent[run]
         spent.tokens += trained.tokens
-        if (found := trained.reallocated) is not None:
-            spent.probe_s, spent.probe_tokens = spent.probe_s + found.seconds, spent.probe_tokens + found.tokens
         train = run.spec.train
         if run.step % train.log_every == 0 or run.step == train.max_steps:
             record = {"kind": "train", "step": run.step, "loss_nats": trained.loss_nats, "lr": trained.lr}
             record |= {"grad_norm": trained.grad_norm, "answer_tokens": run.answer_tokens, **trained.stats}
             self._record(run, record)
             self._time(run)
-        if found is not None:
-            record = {"kind": "ranks", "step": run.step, "moved": found.moved, "probe_loss_nats": found.loss_nats}
-            self._record(run, record | found.ranks)
+
+    def _reallocate(self, runs: Sequence[RunState]) -> None:
+        """Ranks that move after the step that was made last; a round that was stopped goes on at its variant."""
+        for run in [run for run in runs if run.active and run.reallocation_due]:
+            self._checkpoint(run)
+            found = reallocate(self.base, self.adapted, run, kept_on_disk(self.runs, [run], RANKS, self._flag.pause))
+            if isinstance(found, Diverged):
+                self._fail(run, "diverged", found)
+            else:
+                self._record_move(run, found)
+                self._checkpoint(run)
+            forget(run, RANKS)
+
+    def _record_move(self, run: RunState, found: Reallocated) -> None:
+        spent = self.spent[run]
+        spent.probe_s, spent.probe_tokens = spent.probe_s + found.seconds, spent.probe_tokens + found.tokens
+        self._training_s += found.seconds
+        record = {"kind": "ranks", "step": run.step, "moved": found.moved, "probe_loss_nats": found.loss_nats}
+        self._record(run, record | found.ranks)
 
     def _evaluate(self, runs: Sequence[RunState]) -> None:
         """All tasks of the given runs; runs that share a task share its forward passes."""
@@ -305,7 +324,7 @@ class _Job:
 
 def _kept(run: RunState, kind: str) -> int:
     """The last step whose records of a kind the checkpoint vouches for."""
-    return run.evaluated if kind == "eval" else run.step
+    return {"eval": run.evaluated, "ranks": run.reallocated}.get(kind, run.step)
 
 
 def _evaluation_due(run: RunState) -> bool:

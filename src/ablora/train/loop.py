@@ -10,7 +10,6 @@ from ablora.method.adaptation import Adaptation, label_losses_of
 from ablora.models.base import Base
 from ablora.models.rows import Rows, lay_out
 from ablora.train.member import Diverged, RunState
-from ablora.train.reallocation import Reallocated, reallocate
 
 
 class Trained(NamedTuple):
@@ -23,8 +22,6 @@ class Trained(NamedTuple):
     stats: dict[str, float]
     tokens: int
     """All tokens that went through the model for it."""
-    reallocated: Reallocated | None = None
-    """What moved after it."""
 
 
 def train_step(
@@ -56,9 +53,8 @@ def train_step(
                 terms.extend(_penalty(adapted, i, share, stats[i]))
         torch.stack(terms).sum().backward()
     adapted.hand_out_gradients()
-    trained = {i: _update(run, sums[i].item() / labels[i], labels[i], stats[i], totals[i])
-               for i, run in enumerate(runs) if steps[i]}  # fmt: skip
-    return {i: _reallocate(base, adapted, runs[i], step) for i, step in trained.items()}
+    return {i: _update(run, sums[i].item() / labels[i], labels[i], stats[i], totals[i])
+            for i, run in enumerate(runs) if steps[i]}  # fmt: skip
 
 
 def _sum_by_run(losses: Tensor, rows: Rows, steps: Sequence[Sequence[Sequence[Any]]], micro: int) -> Tensor:
@@ -91,13 +87,6 @@ def mean_stats(modules: Mapping[str, Mapping[str, Tensor]]) -> dict[str, float]:
             if value.dim() == 0:
                 values.setdefault(name, []).append(value.detach())
     return {name: torch.stack(parts).mean().item() for name, parts in values.items()}
-
-
-def _reallocate(base: Base, adapted: Adaptation, run: RunState, step: Trained | Diverged) -> Trained | Diverged:
-    if isinstance(step, Diverged):
-        return step
-    found = reallocate(base, adapted, run)
-    return found if isinstance(found, Diverged) else step._replace(reallocated=found)
 
 
 def _update(run: RunState, loss: float, labels: int, stats: dict[str, float], tokens: int) -> Trained | Diverged:

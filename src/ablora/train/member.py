@@ -45,6 +45,8 @@ class RunState:
         self.answer_tokens = 0
         self.evaluated = -1
         """The last step whose evaluation is recorded."""
+        self.reallocated = 0
+        """The last step after which ranks have moved."""
         self.active = True
         self._examples = _examples(spec, most_examples)
 
@@ -59,6 +61,13 @@ class RunState:
         batch = self.data.batch(self.step + 1)
         size = self._examples
         return [batch[i : i + size] for i in range(0, len(batch), size)]
+
+    @property
+    def reallocation_due(self) -> bool:
+        """Whether ranks are still to move after the step that was made last."""
+        structure = reallocating(self.spec.method)
+        due = structure is not None and structure.due(self.step, self.spec.train.max_steps)
+        return due and self.reallocated < self.step
 
     def draw(self, micro: int) -> Draw:
         return Draw(self.spec.seed, self.step + 1, micro, self.spec.adapter.dropout)
@@ -125,10 +134,11 @@ class RunState:
                 key, _, name = rest.partition("/")
                 self.optimizer.state[self.parameters[name]][key] = value.to(device, copy=True)
         self.step, self.answer_tokens = counters["step"], counters["answer_tokens"]
-        self.evaluated = counters["evaluated"]
+        self.evaluated, self.reallocated = counters["evaluated"], counters.get("reallocated", self.step)
 
     def counters(self) -> dict[str, int]:
-        return {"step": self.step, "answer_tokens": self.answer_tokens, "evaluated": self.evaluated}
+        marks = {"evaluated": self.evaluated, "reallocated": self.reallocated}
+        return {"step": self.step, "answer_tokens": self.answer_tokens, **marks}
 
 
 def _examples(spec: RunSpec, most: int | None) -> int:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from ablora.evals._kept import Kept
 from ablora.method.adaptation import Adaptation
 from ablora.method.attach import Adapted
 from ablora.method.seeds import generator
@@ -29,23 +30,23 @@ class Reallocated(NamedTuple):
     loss_nats: float
     """On the probe, before it."""
     tokens: int
-    """All that went through the model for it."""
+    """All that went through the model for it, in this process."""
     seconds: float
 
 
 @torch.no_grad()
-def reallocate(base: Base, adapted: Adaptation, run: RunState) -> Reallocated | Diverged | None:
-    """What a run's structure does with its ranks after the step it has made; None: nothing."""
+def reallocate(base: Base, adapted: Adaptation, run: RunState, kept: Kept) -> Reallocated | Diverged:
+    """What a run's structure does with its ranks after the step it has made; where `kept` stops it, nothing moves."""
     structure = reallocating(run.spec.method)
-    if structure is None or not structure.due(run.step, run.spec.train.max_steps):
-        return None
+    assert structure is not None
     assert isinstance(adapted, Adapted)
-    began_s, passed = time.monotonic(), 0
+    began_s, passed, before = time.monotonic(), 0, len(kept.found[run.index])
 
     def losses(variants: Variants) -> Float64[Tensor, " variants"]:
         nonlocal passed
-        found = losses_of(base, adapted, run, variants)
-        passed += len(found) * sum(len(item.input_ids) for item in run.data.probe)
+        assert not passed, "one question in a reallocation: what is kept of it is told by its place alone"
+        found = losses_of(base, adapted, run, variants, kept)
+        passed = (len(found) - before) * sum(len(item.input_ids) for item in run.data.probe)
         if not found.isfinite().all():
             raise Diverged(f"loss {found[~found.isfinite()][0].item()} of a variant on the probe at step {run.step}")
         return found
@@ -58,25 +59,35 @@ def reallocate(base: Base, adapted: Adaptation, run: RunState) -> Reallocated | 
     except Diverged as diverged:
         return diverged
     run.forget(moved.rewritten)
+    run.reallocated = run.step
     ranks = {name: structure.live(factors.frozen) for name, factors in run.factors.items()}
     return Reallocated(ranks, moved.ranks, moved.loss_nats, passed, time.monotonic() - began_s)
 
 
-def losses_of(base: Base, adapted: Adapted, run: RunState, variants: Variants) -> Float64[Tensor, " variants"]:
-    """Each variant's mean loss on the run's probe. A row is a variant, as many in a pass as `TOKENS` lets in; no
-    pack-mate is there, so a packed run finds what it finds alone."""
+def losses_of(
+    base: Base, adapted: Adapted, run: RunState, variants: Variants, kept: Kept
+) -> Float64[Tensor, " variants"]:
+    """Each variant's mean loss on the run's probe; those that are kept are not asked again.
+
+    A row is a variant, as many in a pass as `TOKENS` lets in; no pack-mate is there, so a packed run finds what it
+    finds alone.
+    """
     items = run.data.probe
     tokens = sum(len(item.input_ids) for item in items)
     labels = tokens - sum(item.answer_start for item in items)
     count = len(next(tensor for own in variants.values() for tensor in own.values()))
-    out = []
-    for at in range(0, count, step := max(1, TOKENS // tokens)):
+    found = [[] for _ in kept.found]
+    step = max(1, TOKENS // tokens)
+    mine = kept.found[run.index]
+    del mine[len(mine) // step * step :]  # a pass of which a part is kept is made again, cut as it was
+    for at in range(len(mine), count, step):
         part = _part(variants, slice(at, min(at + step, count)))
         rows = lay_out([items] * (min(at + step, count) - at), base.model.device)
         hidden = adapted.hidden_of_variants(run.index, rows, part)
         losses = cross_entropies(adapted.logits(hidden[rows.predicts]), rows.labels)
-        out.append(losses.double().unflatten(0, (-1, labels)).sum(1).cpu() / labels)
-    return torch.cat(out)
+        found[run.index] = (losses.double().unflatten(0, (-1, labels)).sum(1).cpu() / labels).tolist()
+        kept.add(found)
+    return torch.tensor(mine, dtype=torch.float64)
 
 
 def _part(variants: Variants, rows: slice) -> Mapping[str, Mapping[str, Tensor]]:

@@ -1,6 +1,5 @@
 """What a place to run does: drain a job's packs. Its value is one of conf/cluster."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,14 +89,6 @@ class Cluster(Protocol):
     def follow(self, job: Job, folder: Path | None) -> bool:
         """Watch runs that an earlier command sent until none of them waits or runs; False: it does not watch."""
         ...
-
-
-def host_memory_gib() -> float | None:
-    """Of this machine, in all; None where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    except (ValueError, OSError):
-        return None
 
 
 class Interrupted(Exception):  # noqa: N818 -- what happened

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablora.dispatch.base import Job, host_memory_gib
+from ablora.dispatch.base import Job
+from ablora.dispatch.memory import place_gib
 from ablora.dispatch.progress import RunProgress
 from ablora.spec import check
 
@@ -32,7 +33,7 @@ class Inline:
 
     @property
     def memory_gib(self) -> float | None:
-        return host_memory_gib()
+        return place_gib(1)
 
     def at_once(self, packs: int) -> int:
         return min(1, packs)

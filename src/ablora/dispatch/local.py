@@ -18,7 +18,8 @@ from pathlib import Path
 from submitit import Job as Worker
 from submitit import LocalExecutor
 
-from ablora.dispatch.base import Interrupted, Job, host_memory_gib
+from ablora.dispatch.base import Interrupted, Job
+from ablora.dispatch.memory import place_gib
 from ablora.dispatch.progress import StudyProgress
 from ablora.dispatch.worker import work_in_worker
 from ablora.spec import check
@@ -56,8 +57,7 @@ class Local:
 
     @property
     def memory_gib(self) -> float | None:
-        host = host_memory_gib()
-        return None if host is None else host / self.workers
+        return place_gib(self.workers)
 
     def at_once(self, packs: int) -> int:
         return min(self.workers, packs)

@@ -146,6 +146,22 @@ def test_a_submission_that_is_younger_than_the_answer_is_not_judged(roots, study
     assert site.asked == 1
 
 
+def test_the_record_that_was_sent_last_counts_whatever_the_clocks_say(roots, study, site, monkeypatch):
+    """Sent from a login node whose clock is ahead, cancelled, and sent again from another one."""
+    folder = run(roots, "a")
+    with monkeypatch.context() as ahead:
+        ahead.setattr(submissions.time, "time", lambda now=submissions.time.time: now() + 600)
+        send(study, ("a",), poll_s=0.001)
+    claimed(folder, "7")
+    again = submissions.write(study, replace(send(study, ("a",), poll_s=0.001), job="8"))
+    site.tasks, site.ends = {"8": PENDING}, {"7": "CANCELLED"}
+    queue = Queue(roots, study)
+    assert submissions.read(study)[-1] == again
+    assert standing(folder, queue).state == "queued"
+    settle(queue)
+    assert not folder.failure.exists()
+
+
 def test_slurm_is_asked_once_in_its_time_and_not_at_all_when_all_is_over(roots, study, site):
     folders = [run(roots, name) for name in "ab"]
     send(study, ("a",), ("b",))

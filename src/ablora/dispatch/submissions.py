@@ -10,6 +10,7 @@ that nobody knows never runs, and of two records for a run only one ever had a t
 """
 
 import getpass
+import math
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,9 +69,11 @@ def lock(study: Path) -> FileLock:
 def begin(
     study: Path, tasks: Sequence[Sequence[str]], cluster: str, code: Path, poll_s: float, **more: tuple[str, ...]
 ) -> Submission:
-    """The record of an array that will be sent."""
+    """The record of an array that will be sent, younger than every other, whatever the clock of this machine says: of a
+    run's records the newest counts, and the sender before may have had a clock that is ahead. Under the lock."""
     name = f"{PREFIX}{uuid.uuid4().hex[:16]}"
-    made = Submission(name, time.time(), getpass.getuser(), cluster, str(code), poll_s, tuple(map(tuple, tasks)))
+    made_s = max(time.time(), *(math.nextafter(record.made_s, math.inf) for record in read(study)), 0.0)
+    made = Submission(name, made_s, getpass.getuser(), cluster, str(code), poll_s, tuple(map(tuple, tasks)))
     return write(study, replace(made, **more))
 
 

@@ -1,5 +1,8 @@
 """Tokens are made once, read back as they were, and a damaged file is named."""
 
+import shutil
+import tracemalloc
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,10 +27,49 @@ ITEM = st.builds(
 def test_what_is_read_is_what_was_made(tmp_path_factory, items, dropped):
     folder = tmp_path_factory.mktemp("cache")
     split = EncodedSplit(tuple(items), tuple(dropped))
-    assert stored({"of": "this"}, folder, lambda: split) == split
-    assert stored({"of": "this"}, folder, lambda: pytest.fail("made twice")) == split
+    made, read = (
+        stored({"of": "this"}, folder, lambda: split),
+        stored({"of": "this"}, folder, lambda: pytest.fail("twice")),
+    )
+    for found in (made, read):
+        assert (tuple(found.items), found.dropped) == (split.items, split.dropped)
+        assert (found.items[1:-1], found.items[:2]) == (split.items[1:-1], split.items[:2])
+        assert not items or found.items[-1] == items[-1]
+        with pytest.raises(IndexError):
+            found.items[len(items)]
     other = EncodedSplit((), ("x",))
-    assert stored({"of": "that"}, folder, lambda: other) == other
+    assert stored({"of": "that"}, folder, lambda: other).dropped == ("x",)
+
+
+def test_tokens_stay_in_the_file_that_they_are_read_from(tmp_path):
+    """A million tokens of 999 would be 40 MB as tuples; the file that holds them is 4 MB, and may be gone by then."""
+    ids = tuple([999] * 1000)
+    stored({}, tmp_path, lambda: EncodedSplit(tuple(Encoded(ids, 1, str(i)) for i in range(1000)), ()))
+    tracemalloc.start()
+    split = stored({}, tmp_path, lambda: pytest.fail("made twice"))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 10**6
+    shutil.rmtree(tmp_path)
+    assert split.items[-1] == Encoded(ids, 1, "999")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_a_changed_byte_is_found_or_changes_nothing(tmp_path_factory, data):
+    """White space in the header may become other white space."""
+    folder = tmp_path_factory.mktemp("cache")
+    split = EncodedSplit((Encoded((1, 2, 300), 1, "a"), Encoded((7,), 0, "b")), ("c",))
+    stored({}, folder, lambda: split)
+    (path,) = (folder / "tokens").glob("*.safetensors")
+    whole = bytearray(path.read_bytes())
+    whole[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(whole[: data.draw(st.one_of(st.just(len(whole)), st.integers(0, len(whole))))])
+    try:
+        found = stored({}, folder, lambda: pytest.fail("replaced without a word"))
+    except Corrupted:
+        return
+    assert (tuple(found.items), found.dropped) == (split.items, split.dropped)
 
 
 def test_a_damaged_file_is_named_and_kept(tmp_path):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, cast, overload
+
+import numpy as np
 
 from ablora.data._base import DataError, Example
 
@@ -39,8 +41,35 @@ class Encoded:
 class EncodedSplit:
     """The encoded examples of a split in their order, and the item ids of those over the limit."""
 
-    items: tuple[Encoded, ...]
+    items: Sequence[Encoded]
     dropped: tuple[str, ...]
+
+
+class Flat(Sequence[Encoded]):
+    """Items whose tokens lie one after another in an array, and become tuples when they are asked for.
+
+    The array may be a file that is mapped into memory, which processes share. As tuples a token took 8 bytes, and 32
+    more for its number where that is over 256, in each process.
+    """
+
+    def __init__(self, tokens: np.ndarray, lengths: np.ndarray, answer_starts: np.ndarray, items: Sequence[str]):
+        assert len(lengths) == len(answer_starts) == len(items)
+        self._tokens, self._answer_starts, self._items = tokens, answer_starts, items
+        self._ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, index: int) -> Encoded: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Encoded, ...]: ...
+    def __getitem__(self, index: int | slice) -> Encoded | tuple[Encoded, ...]:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self))))
+        at = range(len(self))[index]
+        own = self._tokens[self._ends[at] : self._ends[at + 1]]
+        return Encoded(tuple(own.tolist()), int(self._answer_starts[at]), self._items[at])
 
 
 def encode(

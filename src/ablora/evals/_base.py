@@ -18,7 +18,7 @@ class Items(NamedTuple):
 
     dataset: Dataset
     examples: tuple[Example, ...]
-    encoded: tuple[Encoded, ...]
+    encoded: Sequence[Encoded]
 
 
 class Outcome(NamedTuple):

@@ -23,7 +23,7 @@ from ablora.train.tokens import stored
 class TrainData:
     """The training items of one run and the order it sees them in."""
 
-    items: tuple[Encoded, ...]
+    items: Sequence[Encoded]
     seed: int
     batch_size: int
     probe: tuple[Encoded, ...] = ()
@@ -59,8 +59,8 @@ def _encoded(
     key = {"dataset": canonical(dataset), "model": canonical(model), "split": split}
     key |= {"max_tokens": max_tokens, "max_items": max_items}
     done = stored(key, cache, lambda: encode_all(examples, base.base.tokenizer, max_tokens, vocab_size=vocabulary))
-    kept = {e.item for e in done.items}
-    return Items(dataset, tuple(e for e in examples if e.item in kept), done.items), done.dropped
+    left_out = set(done.dropped)
+    return Items(dataset, tuple(e for e in examples if e.item not in left_out), done.items), done.dropped
 
 
 class _Key:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ablora.data.encode import Encoded, EncodedSplit
+from ablora.data.encode import EncodedSplit, Flat
 from ablora.store import tensors as store
 from ablora.store.atomic import Corrupted
 from ablora.store.cache import fetch
@@ -20,7 +20,7 @@ REVISION = 1
 def stored(key: Mapping[str, Any], folder: Path | None, encode: Callable[[], EncodedSplit]) -> EncodedSplit:
     """What `encode` gives, from `folder` where it is there already; `key` is all that it depends on, as JSON.
 
-    7,299 examples of GSM8K take 5.7 s of a processor to tokenise (a busy machine); reading them was not timed.
+    7,299 examples of GSM8K take 5.7 s of a processor to tokenise; 149,460 of them are read in 0.2 s (a busy machine).
     """
     if folder is None:
         return encode()
@@ -46,13 +46,9 @@ def _write(path: Path, split: EncodedSplit) -> None:
 
 def _read(path: Path) -> EncodedSplit:
     try:
-        tensors, note = store.read(path)
+        arrays, note = store.mapped(path)
     except store.Damaged as error:
         raise Corrupted(str(path), str(error), "a whole file of tokens; delete it, and it is made again") from error
     names = json.loads(note)
-    flat = tensors["tokens"].tolist()
-    items, at = [], 0
-    for length, start, name in zip(tensors["lengths"].tolist(), tensors["answer_starts"].tolist(), names["items"]):
-        items.append(Encoded(tuple(flat[at : at + length]), start, name))
-        at += length
-    return EncodedSplit(tuple(items), tuple(names["dropped"]))
+    items = Flat(arrays["tokens"], arrays["lengths"], arrays["answer_starts"], names["items"])
+    return EncodedSplit(items, tuple(names["dropped"]))

@@ -57,8 +57,15 @@ test-ci: env ## that and what is long: what continuous integration runs
 test-all: env ## everything that this machine can run
 	$(BIN)/python -m pytest -n $(JOBS)
 
-test-chaos: env ## KILLS=100 SEED=0: SIGKILL at random moments of studies; tables must be the undisturbed one, bit for bit
+# With SEED alone: 200 faults on a real SLURM, which needs what test-cluster needs, and root for a small disk.
+test-chaos: env ## SEED=1: 200 faults on a real SLURM, resumable (LOG=FILE); KILLS=100 SEED=0: SIGKILL of local studies
+ifneq ($(and $(SEED),$(if $(KILLS),,1)),)
+	tests/cluster/up.sh
+	PYTHONPATH=tests $(BIN)/python -m cluster.campaign --seed $(SEED) \
+	    --log $(or $(LOG),tests/cluster/campaign_seed_$(SEED).jsonl)
+else
 	KILLS=$(or $(KILLS),100) SEED=$(or $(SEED),0) $(BIN)/python -m pytest -s -m slow tests/test_kill.py
+endif
 
 # Where SLURM cannot be had, up.sh says why and the tests skip; in continuous integration a skip is a failure.
 test-cluster: env ## studies and faults on a real SLURM, which it starts on this machine (root, Debian's packages)

@@ -4,11 +4,12 @@
 
 A step is forward, backward, clipping and AdamW (fused), in float32 and without dropout, on equal tokens: sequences of
 one length, so that padding plays no part; the loss is on the last quarter of each. With one thread the clock is the
-process's processor time, with more it is wall time. Width 2048 is a Llama of 2 layers with random weights. Every arm is a process of its own that waits. In each round each takes some steps, one after
-another, forwards and backwards by turns, so that a drift of the machine's speed meets all; a ratio is the median of the
-rounds' ratios, with the least and the greatest. Ranks are solved for the parameters of GOAT at rank 16 (pico) or 32;
-mixtures are also compared with a LoRA of their rank. Memory is what a process holds at most during steps over what it
-held with the loaded base (Linux). The last line is one JSON object.
+process's processor time, with more it is wall time. Width 2048 is a Llama of 2 layers with random weights. Every arm is
+a process of its own that waits. In each round each takes some steps, one after another, forwards and backwards by
+turns, so that a drift of the machine's speed meets all; a ratio is the median of the rounds' ratios, with the least and
+the greatest. Ranks are solved for the parameters of GOAT at rank 16 (pico) or 32; mixtures are also compared with a
+LoRA of their rank. Memory is what a process holds at most during steps over what it held with the loaded base (Linux).
+The last line is one JSON object.
 """
 
 import argparse

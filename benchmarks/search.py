@@ -6,9 +6,10 @@
 
 The grid has every method at seven rates with five seeds on two data sets. A replay tunes each method as `protocol=fair`
 does, with its own pruner and its own decisions, on a common grid of the five inner rates, which may be extended to the
-outer two: what it would train it reads from the curves. It then confirms with seeds that tuning did not use. All trials
-of a method go side by side, as in one pack (in use more than `pack` of them are several). There is a replay for every
-choice of tuning seeds, of confirming seeds among the others, and of two or more methods that are compared.
+outer two: what it would train it reads from the curves. It then confirms with seeds that tuning did not use. Trials of
+a method go side by side, as in one pack (in use more than `pack` of them are several), or one after another in an order
+that is drawn, as tasks of a cluster may. There is a replay for every choice of tuning seeds, of confirming seeds among
+the others, and of two or more methods that are compared.
 
     regret      of one method: mean validation loss over all five seeds at the rate that was chosen, less that at the
                 grid's best rate, over the standard deviation over seeds (pooled over the methods of a data set)
@@ -22,6 +23,8 @@ A table has one row for each way of tuning. The last line is one JSON object, of
 
 import argparse
 import json
+import math
+import random
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,15 +44,14 @@ from ablora_analysis.stats.design import minimum_detectable_difference
 CURVES = Path(__file__).parent / "results" / "search_curves.json"
 METRIC = "answer_loss_nats"
 CONFIRMING = 3
-WAYS: tuple[tuple[Pruner, int], ...] = (
-    ("asha", 1),
-    ("asha", 2),
-    ("median", 1),
-    ("median", 2),
-    ("none", 1),
-    ("none", 2),
+WAYS: tuple[tuple[Pruner, float, bool, int], ...] = tuple(
+    (name, grace, together, seeds)
+    for name, grace in (("asha", 0.25), ("asha", 0.0), ("median", 0.25), ("none", 0.0))
+    for together in ((True,) if name == "none" else (True, False))
+    for seeds in (1, 2)
 )
-"""Pruner and number of tuning seeds; the first is the default."""
+"""Pruner, its share of steps in which none ends, whether trials go side by side, and number of tuning seeds; the first
+is the default."""
 
 
 class Run(NamedTuple):
@@ -122,11 +124,11 @@ class Tuned(NamedTuple):
     tokens: int
 
 
-def tune(grid: Grid, method: str, protocol: Fair) -> Tuned:
+def tune(grid: Grid, method: str, protocol: Fair, together: bool) -> Tuned:
     """The protocol's rounds for one method: the common grid, then each extension."""
     verdict, asked, tokens = Verdict(), list(protocol.values), 0
     found: dict[float, list[float]] = {}
-    search = Replay(grid, method, protocol)
+    search = Replay(grid, method, protocol, together)
     while asked:
         for lr, values, trained in search.trials(asked):
             found.setdefault(lr, []).extend(values)
@@ -143,7 +145,7 @@ def tune(grid: Grid, method: str, protocol: Fair) -> Tuned:
 class Replay:
     """Trials of one method in Optuna's memory, their evaluations read from the curves."""
 
-    def __init__(self, grid: Grid, method: str, protocol: Fair):
+    def __init__(self, grid: Grid, method: str, protocol: Fair, together: bool):
         import optuna
 
         any_run = next(iter(grid.runs.values()))
@@ -151,10 +153,11 @@ class Replay:
         tree = {"eval": {"every": every}, "train": {"max_steps": steps}}
         arm = Arm({"method": method}, (Variant({}, (), tree, {}),))
         self.study = optuna.create_study(pruner=pruner(Search(protocol.tuner(), (), (arm,)), Slot(0, 0)))
-        self.grid, self.method, self.protocol = grid, method, protocol
+        self.grid, self.method, self.protocol, self.together = grid, method, protocol, together
+        self.arrival = random.Random(f"{method} {protocol.tuning_seeds}")
 
     def trials(self, rates: Sequence[float]) -> Iterator[tuple[float, list[float], int]]:
-        """Rate, final loss unless it was pruned or diverged, and tokens, of each trial of a round."""
+        """Rate, final loss unless it was pruned (infinite if it diverged), and tokens, of each trial of a round."""
         import optuna
 
         points = [(lr, seed) for lr in rates for seed in self.protocol.tuning_seeds]
@@ -165,22 +168,31 @@ class Replay:
             trial = self.study.ask()
             lr, seed = trial.suggest_float("lr", 1e-9, 1e9, log=True), trial.suggest_int("seed", 0, 1 << 30)
             runs.append((trial, self.grid.runs[self.method, lr, seed]))
-        stopped: dict[int, int] = {}
-        for i, step in enumerate(max((run.steps for _, run in runs), key=len)[:-1]):
-            alive = [(t, run) for t, run in runs if t.number not in stopped and i < len(run.steps)]
-            for trial, run in alive:
-                trial.report(run.validation[i], step)
-            stopped |= {trial.number: i for trial, _ in alive if trial.should_prune()}
-        for trial, run in runs:
-            if trial.number in stopped:
-                self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-                yield run.lr, [], run.tokens[stopped[trial.number]]
-            elif run.test is None:
-                self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
-                yield run.lr, [], run.tokens[-1]
-            else:
-                self.study.tell(trial, run.validation[-1])
-                yield run.lr, [run.validation[-1]], run.tokens[-1]
+        for pack in [runs] if self.together else [[one] for one in self.arrival.sample(runs, len(runs))]:
+            stopped = pruned(pack)
+            for trial, run in pack:
+                if trial.number in stopped:
+                    self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                    yield run.lr, [], run.tokens[stopped[trial.number]]
+                elif run.test is None:
+                    self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                    yield run.lr, [math.inf], run.tokens[-1]
+                else:
+                    self.study.tell(trial, run.validation[-1])
+                    yield run.lr, [run.validation[-1]], run.tokens[-1]
+
+
+def pruned(pack: Sequence[tuple[Any, Run]]) -> dict[int, int]:
+    """The trials of a pack that end early, by number, and at which of their evaluations: all are told, then the best is
+    judged first, as `ablora.tune.worker.Judge` does."""
+    stopped: dict[int, int] = {}
+    for i, step in enumerate(max((run.steps for _, run in pack), key=len)[:-1]):
+        alive = [(trial, run) for trial, run in pack if trial.number not in stopped and i < len(run.steps)]
+        for trial, run in alive:
+            trial.report(run.validation[i], step)
+        best_first = sorted(alive, key=lambda one: one[1].validation[i])
+        stopped |= {trial.number: i for trial, _ in best_first if trial.should_prune()}
+    return stopped
 
 
 class Found(NamedTuple):
@@ -198,15 +210,17 @@ class Found(NamedTuple):
     replays: int
 
 
-def replayed(grids: Mapping[str, Grid], name: Pruner, tuning: int) -> Found:
+def replayed(grids: Mapping[str, Grid], name: Pruner, grace: float, together: bool, tuning: int) -> Found:
     """Every replay of one way of tuning."""
     regrets, shares, edges, hits, replays = [], [], [], [], 0
     for grid in grids.values():
         for seeds in combinations(grid.seeds, tuning):
             inner = tuple(grid.rates[1:-1])
             fresh = [seed for seed in grid.seeds if seed not in seeds]
-            protocol = Fair(values=inner, tuning_seeds=seeds, seeds=tuple(fresh), factor=10**0.5, pruner=name)
-            tuned = {method: tune(grid, method, protocol) for method in grid.methods}
+            protocol = Fair(
+                values=inner, tuning_seeds=seeds, seeds=tuple(fresh), factor=10**0.5, pruner=name, grace=grace
+            )
+            tuned = {method: tune(grid, method, protocol, together) for method in grid.methods}
             regrets += [regret(grid, method, own.best) for method, own in tuned.items()]
             edges += [own.edge for own in tuned.values()]
             for confirming in combinations(fresh, CONFIRMING):
@@ -308,16 +322,18 @@ def main() -> None:
             means = " ".join(f"{statistics.fmean(grid.losses(method, lr)):7.3f}" for lr in grid.rates)
             print(f"{name:14} {method:8} {means}   best {grid.best(method):g}")
         print(f"{name:14} standard deviation over seeds {grid.sd:.4f}")
-    print(
-        f"{'pruner':8} {'seeds':>5} {'regret':>7} {'worst':>7} {'tokens':>7} {'edges':>6} {'winners':>8} {'found':>6}"
-    )
+    print(f"{'pruner':8} {'grace':>5} {'pack':>5} {'seeds':>5} {'regret':>7} {'worst':>7} {'tokens':>7} "
+          f"{'edges':>6} {'winners':>8} {'found':>6}")  # fmt: skip
     found = {way: replayed(of, *way) for way in WAYS}
-    for (name, tuning), one in found.items():
-        print(f"{name:8} {tuning:5} {one.regret:7.3f} {one.regret_worst:7.2f} {one.tokens_share:7.3f} {one.edges:6.2f} "
-              f"{one.winners:8.2f} {one.winners_found if one.winners_found is not None else '-':>6}")  # fmt: skip
-    name, tuning = WAYS[0]
-    figures = {key: value and round(value, 4) for key, value in found[name, tuning]._asdict().items()}
-    print(json.dumps({"pruner": name, "tuning_seeds": tuning, "confirming_seeds": CONFIRMING, **figures}))
+    for (name, grace, together, tuning), one in found.items():
+        print(f"{name:8} {grace:5} {'yes' if together else 'no':>5} {tuning:5} {one.regret:7.3f} "
+              f"{one.regret_worst:7.2f} {one.tokens_share:7.3f} {one.edges:6.2f} {one.winners:8.2f} "
+              f"{one.winners_found if one.winners_found is not None else '-':>6}")  # fmt: skip
+    name, grace, _, tuning = WAYS[0]
+    figures = {key: value and round(value, 4) for key, value in found[WAYS[0]]._asdict().items()}
+    print(
+        json.dumps({"pruner": name, "grace": grace, "tuning_seeds": tuning, "confirming_seeds": CONFIRMING, **figures})
+    )
 
 
 if __name__ == "__main__":

@@ -33,7 +33,10 @@ def extend(study: StudyFolder, trials: Trials, protocol: Fair) -> bool:
 
 
 def scores(study: StudyFolder, trials: Trials, arm: int) -> dict[float, list[float]] | None:
-    """The first objective of the arm's finished trials, by value of the tuned axis; None while one is not over."""
+    """The first objective of the arm's trials, by value of the tuned axis; None while one is not over.
+
+    A trial that diverged is infinite, one that was pruned is left out.
+    """
     out: dict[float, list[float]] = {}
     key = next(name for name, one in trials.search.by_name.items() if one.key != "seed")
     for number, point in enumerate(trials.points(trials.search.arms[arm])):
@@ -42,16 +45,22 @@ def scores(study: StudyFolder, trials: Trials, arm: int) -> dict[float, list[flo
             return None
         own = out.setdefault(point[key], [])
         record = folder.read_result()
-        if record["state"] == "complete":
-            own.append(record["values"][0])
+        if record["state"] != "pruned":
+            own.append(record["values"][0] if record["state"] == "complete" else math.inf)
     return out
 
 
 def decided(verdict: Verdict, found: Mapping[float, Sequence[float]] | None, protocol: Fair) -> Verdict:
-    """One step on: the best value among those with the most finished seeds, if it is not on the border."""
-    if verdict.best is not None or found is None or not any(found.values()):
+    """One step on: the best value by the mean of its trials that were not pruned, if it is not on the border.
+
+    How many of them were pruned does not count: that is chance where trials run one after another, for the first ones
+    have nothing to be worse than.
+    """
+    if verdict.best is not None or found is None:
         return verdict
-    best = min(found, key=lambda value: (-len(found[value]), _mean(found[value])))
+    best = min(found, key=lambda value: _mean(found[value]))
+    if not math.isfinite(_mean(found[best])):
+        return verdict
     low, high = min(found), max(found)
     if best not in (low, high):
         return replace(verdict, best=best)

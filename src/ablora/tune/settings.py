@@ -26,6 +26,9 @@ class Optuna:
     pruner: Pruner = "none"
     reduction: int = 3
     """Of asha and hyperband: one of so many goes on from a rung."""
+    grace: float = 0.25
+    """Of asha, hyperband and median: a share of a run's steps in which no trial ends. What leads before the rate has
+    warmed up is often what diverges later."""
     at_once: int | None = 4
     """Trials of one arm that are proposed together at most, as one pack: those of a pack know nothing of each other."""
     startup: int = 4
@@ -47,6 +50,7 @@ class Optuna:
         legal = "none with several objectives: Optuna prunes studies of one objective only"
         check(self.pruner == "none" or len(self.metrics) == 1, "pruner", self.pruner, legal)
         check(self.reduction >= 2, "reduction", self.reduction, "an integer of at least 2")
+        check(0 <= self.grace < 1, "grace", self.grace, "a share of a run's steps, from 0 to below 1")
         check(self.at_once is None or self.at_once >= 1, "at_once", self.at_once, "null, or an integer of at least 1")
         check(self.startup >= 0, "startup", self.startup, "an integer of at least 0")
         if self.storage is not None and not self.storage.startswith("env:"):
@@ -82,6 +86,7 @@ class Fair:
     """A best value on the border moves it by `factor`, so often; one that is still there marks the method as edge."""
     pruner: Pruner = "asha"
     reduction: int = 3
+    grace: float = 0.25
 
     def __post_init__(self) -> None:
         check(len(self.values) >= 2, "values", self.values, "at least two values")
@@ -95,6 +100,7 @@ class Fair:
         on_validation = self.metric.startswith("validation_")
         check(on_validation, "metric", self.metric, "a metric of the validation split: the report uses the test split")
         check(self.factor > 1, "factor", self.factor, "a number above 1")
+        check(0 <= self.grace < 1, "grace", self.grace, "a share of a run's steps, from 0 to below 1")
         check(self.extensions >= 0, "extensions", self.extensions, "an integer of at least 0")
 
     @property
@@ -106,4 +112,4 @@ class Fair:
     def tuner(self) -> Optuna:
         """The search that tunes: every value with every tuning seed."""
         return Optuna(trials=None, metrics=(self.metric,), sampler="grid", pruner=self.pruner,
-                      reduction=self.reduction, at_once=None)  # fmt: skip
+                      reduction=self.reduction, grace=self.grace, at_once=None)  # fmt: skip

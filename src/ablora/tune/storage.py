@@ -5,6 +5,7 @@ the total is exact however many processes there are and however many of them die
 """
 
 import json
+import math
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -227,13 +228,14 @@ def pruner(search: Search, slot: Slot) -> "BasePruner":
 
     tuner, train = search.tuner, search.arms[slot.arm].variants[0].tree
     every, steps = train["eval"]["every"] or 1, train["train"]["max_steps"]
+    first = max(every, math.ceil(tuner.grace * steps))
     match tuner.pruner:
         case "asha":
-            return pruners.SuccessiveHalvingPruner(min_resource=every, reduction_factor=tuner.reduction)
+            return pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=tuner.reduction)
         case "hyperband":
-            return pruners.HyperbandPruner(min_resource=every, max_resource=steps, reduction_factor=tuner.reduction)
+            return pruners.HyperbandPruner(min_resource=first, max_resource=steps, reduction_factor=tuner.reduction)
         case "median":
-            return pruners.MedianPruner(n_startup_trials=tuner.startup)
+            return pruners.MedianPruner(n_startup_trials=tuner.startup, n_warmup_steps=first)
         case "wilcoxon":
             return pruners.WilcoxonPruner(n_startup_steps=tuner.startup)
     return pruners.NopPruner()

@@ -79,18 +79,19 @@ def _propose(search: Search, slot: Slot, trial: "Trial") -> dict[str, Any]:
     return values | {name: space[name].suggest(trial) for name in arm.variant(values).names}
 
 
-def report(asked: Asked, metric: str) -> int:
-    """Tell Optuna the evaluations between that the run has had; the last one's step. What was told stays as it was."""
+def report(asked: Asked, metric: str) -> tuple[int, float] | None:
+    """Tell Optuna the evaluations between that the run has had; the last one's step and value, if there was one. What
+    was told stays as it was."""
     steps = asked.spec.train.max_steps
     known = asked.trial.storage.get_trial(asked.trial._trial_id).intermediate_values
-    last = 0
+    last = None
     for record in lines.read(asked.run.metrics):
         if record["kind"] == "eval" and 0 < record["step"] < steps:
             for name, value in record["metrics"].items():
                 if metric_name(record["split"], name) == metric:
-                    last = record["step"]
-                    if last not in known:
-                        asked.trial.report(value, last)
+                    last = record["step"], value
+                    if record["step"] not in known:
+                        asked.trial.report(value, record["step"])
     return last
 
 

@@ -117,19 +117,25 @@ class Judge:
     def __init__(self, trials: Trials, asked: Sequence[Asked]):
         tuner = trials.search.tuner
         self.metric = tuner.metrics[0] if tuner.pruner != "none" else None
+        self.sign = 1 if tuner.directions[0] == "minimize" else -1
         self.asked = {one.run.id: one for one in reversed(asked)}
         self.stopped: dict[str, int] = {}
         """The step after which a run was ended, by its id."""
 
     def __call__(self, runs: Sequence[RunFolder]) -> set[str]:
-        """Which of the runs end here. All are told before any is judged: those of a pack arrive together."""
+        """Which of the runs end here.
+
+        Those of a pack arrive together: all are told before any is judged, and the best is judged first. ASHA compares
+        with those that were judged before: from the worst to the best it would end none.
+        """
         if self.metric is None:
             return set()
         own = [self.asked[run.id] for run in runs if run.id in self.asked]
-        steps = {one.run.id: report(one, self.metric) for one in own}
-        out = {one.run.id for one in own if steps[one.run.id] and one.trial.should_prune()}
-        self.stopped |= {run: steps[run] for run in out}
-        return out
+        told = [(last[1] * self.sign, last[0], one) for one in own if (last := report(one, self.metric)) is not None]
+        told.sort(key=lambda each: each[0])
+        out = {one.run.id: step for _, step, one in told if one.trial.should_prune()}
+        self.stopped |= out
+        return set(out)
 
 
 def _set_aside(run: RunFolder) -> None:

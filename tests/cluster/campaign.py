@@ -73,7 +73,7 @@ def line_of(number: int, fault: Fault, round_: Round) -> dict[str, Any]:
     said = fault.check()
     states = {seed: [standing.state for standing in round_.history[seed]] for seed in fault.victims}
     return {"round": number, "fault": fault.kind, "at_s": round(fault.at_s, 1), "victims": fault.victims,
-            "saw": fault.saw, "states": states, "wrong": said}  # fmt: skip
+            "saw": fault.saw, "came": fault.came(), "states": states, "wrong": said}  # fmt: skip
 
 
 def summary(number: int, round_: Round, struck: list[Fault]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from cluster.campaign_round import SLURM, Round, quiet
 
 SKEW_S = 600
 NODE_PATIENCE_S = 60
+TURN_S = 0.002
+"""So short that a run that failed by a full disk may find room for saying so."""
 
 
 @dataclass
@@ -30,6 +33,8 @@ class Fault:
     saw: str
     check: Callable[[], str] = lambda: ""
     """At the end of the round: what did not come of it as it should; empty where all did."""
+    came: Callable[[], str] = lambda: ""
+    """At the end of the round: what came of it."""
     at_s: float = 0.0
 
 
@@ -63,12 +68,27 @@ def _same_task(round_: Round, seed: int, owner: dict) -> str:
     return _said(later[0]["restart"] > owner["restart"], f"run {seed}: the same life of its task again")
 
 
+def _came(round_: Round, owners: dict[int, dict]) -> str:
+    """How the victims went on, counted."""
+    told: Counter[str] = Counter()
+    for seed, owner in owners.items():
+        folder = round_.folder(seed)
+        later = [claims.owner_of(folder, g) for g in range(owner["generation"] + 1, claims.latest(folder) + 1)]
+        if not later or "slurm" not in later[0]:  # a claim without a task is that of the one that wrote a failure down
+            told["ended with it" if folder.result.exists() else "not taken up"] += not later
+            told["failed first"] += bool(later)
+        else:
+            told["its task again" if later[0]["slurm"] == owner["slurm"] else "in another task"] += 1
+    return ", ".join(f"{count} {word}" for word, count in sorted(told.items()) if count)
+
+
 def worker_killed(round_: Round) -> Fault | None:
     if (seed := _one(round_, 2)) is None or (owner := round_.owner(seed)) is None:
         return None
     os.kill(owner["pid"], signal.SIGKILL)
     saw = f"step {len(round_.lab.steps(seed))}"
-    return Fault("worker_killed", [seed], saw, lambda: _went_on(round_, seed, owner["generation"]))
+    return Fault("worker_killed", [seed], saw, lambda: _went_on(round_, seed, owner["generation"]),
+                 lambda: _came(round_, {seed: owner}))  # fmt: skip
 
 
 def controller_killed(round_: Round) -> Fault | None:
@@ -98,7 +118,8 @@ def requeued(round_: Round) -> Fault | None:
         return None
     if subprocess.run(["scontrol", "requeue", owner["slurm"]], capture_output=True).returncode:
         return None
-    return Fault("requeued", [seed], owner["slurm"], lambda: _same_task(round_, seed, owner))
+    return Fault("requeued", [seed], owner["slurm"], lambda: _same_task(round_, seed, owner),
+                 lambda: _came(round_, {seed: owner}))  # fmt: skip
 
 
 def _node(round_: Round) -> tuple[str, dict[int, dict]] | None:
@@ -122,7 +143,8 @@ def preempted(round_: Round) -> Fault | None:
     if not ended:
         quiet("scancel", job)
         return None
-    return Fault("preempted", sorted(owners), node, lambda: _any_same_task(round_, owners))
+    return Fault("preempted", sorted(owners), node, lambda: _any_same_task(round_, owners),
+                 lambda: _came(round_, owners))  # fmt: skip
 
 
 def _any_same_task(round_: Round, owners: dict[int, dict]) -> str:
@@ -140,7 +162,8 @@ def time_ended(round_: Round) -> Fault | None:
         return None
     folder, generation, end = round_.folder(seed), owner["generation"], time.monotonic() + 150
     released = folder.path / f"claim.{generation}.released"
-    fault = Fault("time_ended", [seed], "nothing heard", lambda: _same_task(round_, seed, owner))
+    fault = Fault("time_ended", [seed], "nothing heard", lambda: _same_task(round_, seed, owner),
+                  lambda: _came(round_, {seed: owner}))  # fmt: skip
 
     def is_heard() -> bool:
         over = claims.latest(folder) > generation or round_.is_over(seed)
@@ -172,7 +195,8 @@ def cancelled(round_: Round) -> Fault | None:
         return None
     round_.caused[folder.id]["cancelled"] += 1
     saw = f"{'training' if seed in training else 'waiting'}, after {lives} lives"
-    return Fault("cancelled", [seed], saw, lambda: _has_failure(round_, seed, "cancelled"))
+    return Fault("cancelled", [seed], saw, lambda: _has_failure(round_, seed, "cancelled"),
+                 lambda: _recorded(round_, seed, "cancelled"))  # fmt: skip
 
 
 def _slurm_says(task: str, word: str) -> bool:
@@ -190,6 +214,11 @@ def _has_failure(round_: Round, seed: int, kind: str) -> str:
     return _said(kind in classes, f"run {seed}: {kind} is not recorded, but {classes}")
 
 
+def _recorded(round_: Round, seed: int, kind: str) -> str:
+    found = [failure for failure in failures_of(round_.folder(seed)) if failure["class"] == kind]
+    return f"{kind}: {found[-1]['message']}" if found else ""
+
+
 def _order(kind: str) -> Strike:
     def strike(round_: Round) -> Fault | None:
         if (seed := _one(round_)) is None:
@@ -203,7 +232,7 @@ def _order(kind: str) -> Strike:
         round_.caused[round_.ids[seed]][kind] += 1
         round_.until(lambda: round_.state(seed) == "failed", 60)
         saw = f"step {len(round_.lab.steps(seed))}"
-        return Fault(kind, [seed], saw, lambda: _has_failure(round_, seed, kind))
+        return Fault(kind, [seed], saw, lambda: _has_failure(round_, seed, kind), lambda: _recorded(round_, seed, kind))
 
     return strike
 
@@ -231,7 +260,7 @@ def node_lost(round_: Round) -> Fault | None:
         return _any_same_task(round_, owners) if seen_down else "the node was not given up"
 
     round_.timers.append((0.0, comes_back))
-    return Fault("node_lost", sorted(owners), node, check)
+    return Fault("node_lost", sorted(owners), node, check, lambda: _came(round_, owners))
 
 
 def controller_of_slurm_restarted(round_: Round) -> Fault | None:
@@ -284,10 +313,10 @@ def _fill(filler: Path, seconds: float, by_turns: bool) -> None:
             with suppress(OSError):
                 while file.write(bytes(1 << 16)):
                     pass
-            time.sleep(0.02)
+            time.sleep(TURN_S)
             if by_turns:
                 file.seek(file.truncate(max(0, file.tell() - (1 << 17))))
-                time.sleep(0.02)
+                time.sleep(TURN_S)
     filler.unlink()
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ablora.store import lines
-from cluster.campaign_faults import CHEAP, FAULTS, Fault
+from cluster.campaign_faults import CHEAP, FAULTS, OVERTAKEN, Fault
 from cluster.campaign_oracle import KINDS
 from cluster.campaign_round import Round
 from slurm_lab import TESTS
@@ -97,7 +97,7 @@ def whole_rounds(log: Path) -> list[dict[str, Any]]:
 
 def table(found: list[dict[str, Any]]) -> str:
     """What was injected and what was wrong, by class; violations are those of whole rounds."""
-    injected = Counter(line["fault"] for line in found if "fault" in line)
+    injected = struck_by(found)
     wrong = Counter(line["fault"] for line in found if line.get("wrong"))
     rounds = [line for line in found if line.get("summary")]
     rows = [f"{kind:22}{injected[kind]:>9}{wrong[kind]:>20}" for kind in FAULTS]
@@ -109,8 +109,13 @@ def table(found: list[dict[str, Any]]) -> str:
                       f"violations: {ends}"])  # fmt: skip
 
 
+def struck_by(found: list[dict[str, Any]]) -> Counter[str]:
+    """Faults by class; not those whose run was hit by another before SLURM came to them."""
+    return Counter(line["fault"] for line in found if "fault" in line and line["saw"] != OVERTAKEN)
+
+
 def is_enough(found: list[dict[str, Any]], faults: int, each: int) -> bool:
-    injected = Counter(line["fault"] for line in found if "fault" in line)
+    injected = struck_by(found)
     return sum(injected.values()) >= faults and all(injected[kind] >= each for kind in FAULTS)
 
 

@@ -18,6 +18,7 @@ from cluster.campaign_oracle import failures_of
 from cluster.campaign_round import SLURM, Round, quiet
 
 SKEW_S = 600
+OVERTAKEN = "another fault came first"
 NODE_PATIENCE_S = 60
 TURN_S = 0.002
 """So short that a run that failed by a full disk may find room for saying so."""
@@ -169,7 +170,7 @@ def time_ended(round_: Round) -> Fault | None:
         over = claims.latest(folder) > generation or round_.is_over(seed)
         if not (released.exists() or over or time.monotonic() > end):
             return False
-        fault.saw = "checkpoint" if released.exists() else "another fault came first" if over else fault.saw
+        fault.saw = "checkpoint" if released.exists() else OVERTAKEN if over else fault.saw
         round_.spared.discard(seed)
         return True
 

@@ -84,6 +84,7 @@ class Round:
         """Nodes whose daemon is dead."""
         self.spared: set[int] = set()
         """Runs for which a fault is on its way."""
+        self.doubled: set[str] = set()
         self.drained = 0
         self.replenished = 0.0
 
@@ -192,6 +193,7 @@ class Round:
         except NoAnswer:
             tasks = {}
         self._hasten(tasks)
+        self._require_one(tasks)
         self._look()
         self._reap()
         now = time.monotonic()
@@ -226,6 +228,18 @@ class Round:
             if "drain" in state:
                 self.drained += 1
                 quiet("scontrol", "update", f"nodename={node}", "state=resume")
+
+    def _require_one(self, tasks: dict[str, Task]) -> None:
+        """Whatever happened, SLURM has no run in two tasks."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for record in submissions.read(self.lab.study):
+            for i, runs in enumerate(record.tasks if record.phase != "abandoned" else ()):
+                for run in runs if record.task(i) in tasks else ():
+                    found[run].add(str(record.task(i)))
+        for run, names in found.items():
+            if len(names) > 1 and run not in self.doubled:
+                self.doubled.add(run)
+                self.violate("twice", run, f"in the tasks {sorted(names)} at once")
 
     def _look(self) -> None:
         for seed, run in self.ids.items():

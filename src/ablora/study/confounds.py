@@ -51,10 +51,10 @@ def confounds(plan: Plan) -> list[Confound]:
         if len(methods) < 2:
             continue
         by_field: dict[str, dict[str, dict[str, None]]] = {}
-        for row in compared:
-            for name, value in _fields(plan.specs[row.id], seen).items():
-                if not _is_swept(name, swept):
-                    by_field.setdefault(name, {}).setdefault(value, {})[_method(row)] = None
+        for method, spec in _kinds(plan, compared):
+            for name, value in _fields(spec, seen).items():
+                by_field.setdefault(name, {}).setdefault(value, {})[method] = None
+        by_field = {name: values for name, values in by_field.items() if not _is_swept(name, swept)}
         for name, values in (*by_field.items(), *_of_arms(plan, compared, seen)):
             if _differs(values, methods):
                 for value, whose in values.items():
@@ -80,6 +80,17 @@ def _compared(rows: Sequence[Row]) -> list[list[Row]]:
         place = {key: value for key, value in row.labels.items() if _head(key) in PLACES}
         out.setdefault(json.dumps(place, sort_keys=True, default=str), []).append(row)
     return list(out.values())
+
+
+def _kinds(plan: Plan, compared: Sequence[Row]) -> Iterator[tuple[str, RunSpec]]:
+    """Each method with each recipe that it has: of cells that share all their parts the first."""
+    known: set[tuple[str, int, int, int, int]] = set()
+    for row in compared:
+        spec, method = plan.specs[row.id], _method(row)
+        parts = (method, id(spec.train), id(spec.adapter), id(spec.eval), id(spec.method))
+        if parts not in known:
+            known.add(parts)
+            yield method, spec
 
 
 def _head(key: str) -> str:
@@ -141,8 +152,9 @@ def _of_arms(
     for row in compared:
         method = _method(row)
         seeds.setdefault(method, set()).add(plan.specs[row.id].seed)
-        trials.setdefault(method, set()).add(json.dumps(_fields(plan.specs[row.id], seen), sort_keys=True))
         counts.setdefault(method, set()).add(plan.parameters[row.id])
+    for method, spec in _kinds(plan, compared):
+        trials.setdefault(method, set()).add(json.dumps(_fields(spec, seen), sort_keys=True))
     yield "seeds (data order, dropout, start)", _by_value({m: str(sorted(own)) for m, own in seeds.items()})
     yield "settings tried", _by_value({m: str(len(own)) for m, own in trials.items()})
     fewest = min(map(min, counts.values()))

@@ -78,7 +78,7 @@ of method, and eight runs on the embedded base were seen to take 220 times its w
 
 
 def _is_small(specs: Iterable[RunSpec], limit_gib: float) -> bool:
-    folders = {spec.model.folder for spec in specs}
+    folders = {model.folder for model in {id(spec.model): spec.model for spec in specs}.values()}
     weights = [sum(file.stat().st_size for file in folder.glob("*.safetensors")) for folder in folders]
     return SMALL * max(weights, default=0) <= limit_gib * 2**30
 

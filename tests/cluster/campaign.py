@@ -80,7 +80,8 @@ def summary(number: int, round_: Round, struck: list[Fault]) -> dict[str, Any]:
     wrong = Counter(violation.kind for violation in round_.wrong)
     lives = sum(round_.lives(seed) for seed in round_.ids)
     return {"round": number, "summary": True, "seconds": round(time.monotonic() - round_.began),
-            "faults": len(struck), "runs": len(round_.ids), "lives": lives, "drained_by_slurm": round_.drained,
+            "faults": len(struck), "runs": len(round_.ids), "lives": lives,
+            "drained_by_slurm": round_.drained, "held_by_slurm": round_.held,
             **{kind: wrong[kind] for kind in KINDS},
             "violations": [list(violation) for violation in round_.wrong]}  # fmt: skip
 

@@ -31,7 +31,7 @@ LEAD_S = 115
 OPTIONS = [f"cluster.signal_lead_s={LEAD_S}", "cluster.time=50"]
 ENOUGH = 6
 """Fewer that run or wait, and there may soon be nobody to strike."""
-PATIENCE_S = 420
+PATIENCE_S = 240
 
 
 class Controller:
@@ -85,7 +85,7 @@ class Round:
         self.spared: set[int] = set()
         """Runs for which a fault is on its way."""
         self.doubled: set[str] = set()
-        self.drained = 0
+        self.drained = self.held = 0
         self.replenished = 0.0
 
     # What is asked for
@@ -217,8 +217,12 @@ class Round:
 
     def _hasten(self, tasks: dict[str, Task]) -> None:
         """Requeued tasks wait for two minutes: they go on when what has their number is dead on its node. Their time
-        may have been cut. A node that SLURM drained is resumed."""
+        may have been cut. A node that SLURM drained is resumed, and a task released that it holds as it could not
+        launch it: seen after the loss of a node."""
         for name, task in tasks.items():
+            if task.state == "PENDING" and "launch failed" in task.reason:
+                self.held += 1
+                quiet("scontrol", "release", name)
             if task.state == "PENDING" and task.reason == "BeginTime":
                 since = self.pending.setdefault((name, task.restart), time.monotonic())
                 if time.monotonic() - since > KILL_WAIT_S + 2:

@@ -213,6 +213,20 @@ def test_a_task_of_which_slurm_has_no_row_was_cancelled_while_it_waited(roots, s
     assert (standing(begun, queue).state, standing(begun, queue).detail) == ("lost", "task 7_1 is gone")
 
 
+def test_a_requeued_task_that_is_gone_was_cancelled_while_it_waited(roots, study, site):
+    """On a node that is lost: SLURM's row stays at REQUEUED, and the run counted as about to end for ever."""
+    folder = run(roots, "a")
+    send(study, ("a",), poll_s=0.001)
+    claimed(folder, "7")
+    (folder.path / "claim.0.released").touch()
+    site.tasks, site.ends = {"7": PENDING._replace(reason="BeginTime", restart=1)}, {"7": "REQUEUED"}
+    assert standing(folder, Queue(roots, study)).state == "queued"
+    site.tasks = {}
+    queue = Queue(roots, study)
+    settle(queue)
+    assert (standing(folder, queue).state, standing(folder, queue).detail) == ("failed", "cancelled")
+
+
 def test_what_ended_for_good_is_written_down_once_and_a_retry_is_not_undone(roots, study, site):
     folder = run(roots, "a")
     send(study, ("a",))

@@ -24,6 +24,7 @@ from ablora.store.run_folder import FailureClass, RunFolder, folder_of
 CLASSES: dict[str, FailureClass] = {
     "TIMEOUT": "timeout", "DEADLINE": "timeout", "NODE_FAIL": "node_failure", "BOOT_FAIL": "node_failure",
     "PREEMPTED": "preempted", "OUT_OF_MEMORY": "out_of_memory", "CANCELLED": "cancelled", "REVOKED": "cancelled",
+    "REQUEUED": "cancelled",
 }  # fmt: skip
 UNSEEN = "UNSEEN"
 """The end of a task of which SLURM has no row: cancelled while it waited, or there is no accounting."""
@@ -224,14 +225,16 @@ def queue_of(roots: Roots, study: Path) -> Queue | None:
 
 
 def _ends(gone: Mapping[str, Submission]) -> dict[str, str]:
-    """How tasks ended. One that sacct still calls running is left out, and counts as about to end."""
+    """How tasks ended. One that sacct still calls running is left out, and counts as about to end; one that it calls
+    requeued and that is gone was cancelled before its next life: seen of a task on a lost node (SLURM 22.05)."""
     if not gone:
         return {}
     try:
         said = scheduler.ended(sorted({str(record.job) for record in gone.values()}))
     except NoAnswer:  # no accounting, or its database is down: all that is known is that the task is gone
         return dict.fromkeys((task for task, record in gone.items() if _is_mine(record)), UNSEEN)
-    out = {task: end for task in gone if (end := said.get(task, "")).split(" ")[0] in scheduler.FINAL}
+    final = scheduler.FINAL | {"REQUEUED"}
+    out = {task: end for task in gone if (end := said.get(task, "")).split(" ")[0] in final}
     unseen = (task for task, record in gone.items() if task not in said and _is_mine(record))
     return out | dict.fromkeys(unseen, UNSEEN)
 

@@ -193,6 +193,7 @@ def cancelled(round_: Round) -> Fault | None:
     round_.pause(1)
     round_.until(lambda: folder.result.exists() or round_.state(seed) == "failed", 60)
     if tasks.get(task) != "PENDING" and not _slurm_says(task, "CANCELLED"):
+        round_.may[folder.id] |= {"cancelled"}  # on a node that is being lost it may take effect much later
         return None
     round_.caused[folder.id]["cancelled"] += 1
     saw = f"{'training' if seed in training else 'waiting'}, after {lives} lives"

@@ -22,7 +22,7 @@ from ablora.spec import RunSpec
 from ablora.store import claims, lines
 from ablora.store.run_folder import RunFolder, create, folder_of
 from ablora.study.settle import settle
-from ablora.study.status import standing
+from ablora.study.status import Standing, standing
 from ablora.track import TrackerConfig
 from ablora.train.stop import Stopped
 from ablora.tree import build
@@ -34,6 +34,7 @@ class Site:
     def __init__(self) -> None:
         self.tasks: dict[str, Task] = {}
         self.ends: dict[str, str] | None = {}
+        self.known: dict[str, str] | None = None
         self.asked = 0
         self.down = False
 
@@ -48,6 +49,11 @@ class Site:
             raise NoAnswer("sacct: Slurm accounting storage is disabled")
         return dict(self.ends)
 
+    def remembered(self, jobs):
+        if self.known is None:
+            raise NoAnswer("slurm_load_jobs error: Invalid job id specified")
+        return dict(self.known)
+
     def configuration(self):
         return {"ClusterName": "lab", "MaxArraySize": "8"}
 
@@ -55,7 +61,7 @@ class Site:
 @pytest.fixture
 def site(monkeypatch) -> Site:
     made = Site()
-    for name in ("queued", "ended", "configuration"):
+    for name in ("queued", "ended", "remembered", "configuration"):
         monkeypatch.setattr(scheduler, name, getattr(made, name))
     return made
 
@@ -197,7 +203,7 @@ def test_another_cluster_and_another_user_are_not_judged(roots, study, site, mon
     monkeypatch.setattr(getpass, "getuser", lambda: "somebody")
     send(study, ("b",))
     monkeypatch.undo()
-    for name in ("queued", "ended", "configuration"):
+    for name in ("queued", "ended", "remembered", "configuration"):
         monkeypatch.setattr(scheduler, name, getattr(site, name))
     assert queue.look(now=True).place("b").live, "its tasks may be hidden from me"  # type: ignore[union-attr]
 
@@ -225,6 +231,17 @@ def test_a_requeued_task_that_is_gone_was_cancelled_while_it_waited(roots, study
     queue = Queue(roots, study)
     settle(queue)
     assert (standing(folder, queue).state, standing(folder, queue).detail) == ("failed", "cancelled")
+
+
+def test_a_task_of_which_the_accounting_has_not_heard_yet_is_not_taken_for_cancelled(roots, study, site):
+    """It was killed before it began with its run; slurmctld knows of that at once."""
+    folder = run(roots, "a")
+    send(study, ("a",), poll_s=0.001)
+    site.known = {"7": "FAILED"}
+    queue = Queue(roots, study)
+    settle(queue)
+    assert standing(folder, queue) == Standing("lost", "task 7 FAILED")
+    assert not folder.failure.exists()
 
 
 def test_what_ended_for_good_is_written_down_once_and_a_retry_is_not_undone(roots, study, site):

@@ -235,8 +235,20 @@ def _ends(gone: Mapping[str, Submission]) -> dict[str, str]:
         return dict.fromkeys((task for task, record in gone.items() if _is_mine(record)), UNSEEN)
     final = scheduler.FINAL | {"REQUEUED"}
     out = {task: end for task in gone if (end := said.get(task, "")).split(" ")[0] in final}
-    unseen = (task for task, record in gone.items() if task not in said and _is_mine(record))
-    return out | dict.fromkeys(unseen, UNSEEN)
+    unseen = {task: record for task, record in gone.items() if task not in said and _is_mine(record)}
+    return out | dict.fromkeys(unseen, UNSEEN) | _remembered(unseen)
+
+
+def _remembered(unseen: Mapping[str, Submission]) -> dict[str, str]:
+    """How tasks ended of which the accounting has not heard yet: seen six seconds after they had failed, when slurmctld
+    had just been started again, and their runs counted as cancelled."""
+    if not unseen:
+        return {}
+    try:
+        said = scheduler.remembered(sorted({str(record.job) for record in unseen.values()}))
+    except NoAnswer:  # none of them is known any more
+        return {}
+    return {task: said[task] for task in unseen if said.get(task) in scheduler.FINAL}
 
 
 def _is_mine(record: Submission) -> bool:

@@ -234,11 +234,13 @@ class Round:
                 quiet("scontrol", "update", f"nodename={node}", "state=resume")
 
     def _require_one(self, tasks: dict[str, Task]) -> None:
-        """Whatever happened, SLURM has no run in two tasks."""
+        """Whatever happened, SLURM has no run in two tasks; by the arrays' names, as a slurmctld that was killed gives
+        a number that it has forgotten to the next array."""
         found: dict[str, set[str]] = defaultdict(set)
         for record in submissions.read(self.lab.study):
             for i, runs in enumerate(record.tasks if record.phase != "abandoned" else ()):
-                for run in runs if record.task(i) in tasks else ():
+                task = tasks.get(str(record.task(i)))
+                for run in runs if task is not None and task.name == record.name else ():
                     found[run].add(str(record.task(i)))
         for run, names in found.items():
             if len(names) > 1 and run not in self.doubled:

@@ -63,6 +63,7 @@ class Round:
             (self.place / name).mkdir(parents=True)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", self.place / "runs"], check=True)
         os.environ |= {"ABLORA_RUNS": str(self.place / "runs"), "ABLORA_CACHE": str(base / "cache")}
+        os.environ["SLURM_CONF"] = str(SLURM / "slurm.conf")  # a site's own SLURM is nobody's place for faults
         subprocess.run([Path(__file__).parent / "up.sh"], check=True, capture_output=True)  # a round may have been cut
         os.chdir(self.place)
         ablora.dispatch.slurm.work_in_task = campaign_task.work_in_task

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -33,23 +34,33 @@ def protocol():
 
 
 def test_without_pruning_each_rate_of_the_common_grid_is_trained_once(protocol):
-    found = search.tune(grid({"lora": 1e-3}), "lora", protocol)
+    found = search.tune(grid({"lora": 1e-3}), "lora", protocol, together=True)
     assert found == search.Tuned(1e-3, False, 5 * 1600)
 
 
 @pytest.mark.parametrize("best", [RATES[0], RATES[-1]])
 def test_a_best_rate_beyond_the_curves_is_an_edge_after_one_extension(protocol, best):
-    found = search.tune(grid({"lora": best}), "lora", protocol)
+    found = search.tune(grid({"lora": best}), "lora", protocol, together=True)
     assert found.edge
     assert found.tokens == 6 * 1600
 
 
-def test_pruning_trains_fewer_tokens_and_finds_the_same(protocol):
-    import dataclasses
-
-    pruned = search.tune(grid({"lora": 1e-2}), "lora", dataclasses.replace(protocol, pruner="asha"))
+@pytest.mark.parametrize("together", [True, False])
+def test_pruning_trains_fewer_tokens_and_finds_the_same(protocol, together):
+    pruned = search.tune(grid({"lora": 1e-2}), "lora", replace(protocol, pruner="asha"), together)
     assert pruned.best == 1e-2
     assert pruned.tokens < 5 * 1600
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_on_the_committed_curves_the_default_meets_its_goals_in_any_order_of_trials(together, seeds):
+    default = Fair()
+    of = search.grids(json.loads(search.CURVES.read_text()))
+    found = search.replayed(of, default.pruner, default.grace, together, seeds)
+    assert found.regret <= 0.25
+    assert found.regret_worst <= 1.5
+    assert found.tokens_share <= 0.35
 
 
 def test_regret_is_in_standard_deviations_over_seeds():
@@ -66,7 +77,7 @@ def test_a_winner_needs_a_gap_that_a_test_would_find():
 
 
 def test_all_replays_of_clear_curves_find_the_winner_at_the_cost_that_is_counted():
-    found = search.replayed({"made": grid({"lora": 1e-3, "pissa": 1e-2}, noise=0.001)}, "none", 1)
+    found = search.replayed({"made": grid({"lora": 1e-3, "pissa": 1e-2}, noise=0.001)}, "none", 0.0, True, 1)
     assert found.replays == 5 * 4
     assert (found.regret, found.winners, found.winners_found, found.edges) == (0, 1, 1, 0)
     assert found.tokens_share == pytest.approx((5 + 3) / 35)

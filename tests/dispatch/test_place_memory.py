@@ -42,7 +42,7 @@ def test_a_pack_may_take_its_part_of_the_fullest_gpu(driver, monkeypatch):
     assert Local(workers=3).memory_gib == 20, "one of the GPUs has two workers"
 
 
-@pytest.mark.parametrize("code", [0, 9])
-def test_without_a_gpu_it_is_the_machine_s(driver, code):
-    driver("", code)
+@pytest.mark.parametrize(("said", "code"), [("", 0), ("", 9), ("0, GPU-aaa, [N/A]\n", 0)])
+def test_without_a_gpu_that_has_a_memory_of_its_own_it_is_the_machine_s(driver, said, code):
+    driver(said, code)
     assert memory.host_gib() == Inline().memory_gib == 2 * (Local(workers=2).memory_gib or 0)

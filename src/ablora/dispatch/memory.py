@@ -5,8 +5,8 @@ import subprocess
 
 
 def place_gib(processes: int) -> float | None:
-    """For each of so many processes at once, in GiB: what the GPU that it shares with the fewest has free; without a
-    GPU, its part of the machine's memory. None where nobody says."""
+    """For each of so many processes at once, in GiB: what the fullest GPU has free, over the processes that share one;
+    without a GPU, a process's part of the machine's memory. None where nobody says."""
     free = free_gpu_gib()
     if free:
         return min(free) / -(-processes // len(free))
@@ -26,7 +26,8 @@ def free_gpu_gib() -> list[float]:
     """Of each GPU that this process may see; empty where NVIDIA's driver knows of none.
 
     The driver is asked, by nvidia-smi: torch's `mem_get_info` would make a context on each GPU, which takes hundreds of
-    MiB for as long as this process lives. Of a ROCm machine nothing is known.
+    MiB for as long as this process lives. Nothing is known of ROCm's GPUs, of parts of one (MIG), and of those whose
+    memory the driver does not tell ([N/A], where it is the host's). A torch without CUDA is not noticed.
     """
     asked = ["nvidia-smi", "--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits"]
     try:
@@ -36,7 +37,8 @@ def free_gpu_gib() -> list[float]:
     free: dict[str, float] = {}
     for line in answer.splitlines():
         index, uuid, mib = (part.strip() for part in line.split(","))
-        free[index] = free[uuid] = float(mib) / 2**10
+        if mib.isdecimal():
+            free[index] = free[uuid] = int(mib) / 2**10
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return [gib for name, gib in free.items() if name.isdecimal()]

@@ -40,13 +40,16 @@ def reallocate(base: Base, adapted: Adaptation, run: RunState, kept: Kept) -> Re
     structure = reallocating(run.spec.method)
     assert structure is not None
     assert isinstance(adapted, Adapted)
-    began_s, passed, before = time.monotonic(), 0, len(kept.found[run.index])
+    began_s, passed, asked = time.monotonic(), 0, False
 
     def losses(variants: Variants) -> Float64[Tensor, " variants"]:
-        nonlocal passed
-        assert not passed, "one question in a reallocation: what is kept of it is told by its place alone"
+        nonlocal passed, asked
+        assert not asked, "one question in a reallocation: what is kept of it is told by its place alone"
+        asked, mine, together = True, kept.found[run.index], _together(run)
+        del mine[len(mine) // together * together :]  # a pass of which a part is kept is made again, cut as it was
+        before = len(mine)
         found = losses_of(base, adapted, run, variants, kept)
-        passed = (len(found) - before) * sum(len(item.input_ids) for item in run.data.probe)
+        passed = (len(found) - before) * _tokens(run)
         if not found.isfinite().all():
             raise Diverged(f"loss {found[~found.isfinite()][0].item()} of a variant on the probe at step {run.step}")
         return found
@@ -73,13 +76,11 @@ def losses_of(
     finds alone.
     """
     items = run.data.probe
-    tokens = sum(len(item.input_ids) for item in items)
-    labels = tokens - sum(item.answer_start for item in items)
+    step = _together(run)
+    labels = _tokens(run) - sum(item.answer_start for item in items)
     count = len(next(tensor for own in variants.values() for tensor in own.values()))
     found = [[] for _ in kept.found]
-    step = max(1, TOKENS // tokens)
     mine = kept.found[run.index]
-    del mine[len(mine) // step * step :]  # a pass of which a part is kept is made again, cut as it was
     for at in range(len(mine), count, step):
         part = _part(variants, slice(at, min(at + step, count)))
         rows = lay_out([items] * (min(at + step, count) - at), base.model.device)
@@ -88,6 +89,15 @@ def losses_of(
         found[run.index] = (losses.double().unflatten(0, (-1, labels)).sum(1).cpu() / labels).tolist()
         kept.add(found)
     return torch.tensor(mine, dtype=torch.float64)
+
+
+def _tokens(run: RunState) -> int:
+    return sum(len(item.input_ids) for item in run.data.probe)
+
+
+def _together(run: RunState) -> int:
+    """Variants in one forward pass."""
+    return max(1, TOKENS // _tokens(run))
 
 
 def _part(variants: Variants, rows: slice) -> Mapping[str, Mapping[str, Tensor]]:

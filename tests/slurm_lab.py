@@ -94,6 +94,12 @@ class Lab:
         names = {record.name for record in self.records()}
         return {known: task for known, task in scheduler.queued(["root"]).items() if task.name in names}
 
+    def told(self) -> str:
+        """What the tasks have written and what SLURM says of them, for a test that fails."""
+        logs = "".join(f"--- {path.name}\n{path.read_text()}" for path in sorted((self.study / "jobs").glob("*_log.*")))
+        jobs = ",".join(str(record.job) for record in self.records())
+        return logs + said("sacct", "--duplicates", f"--jobs={jobs}", "--format=JobID,State,ExitCode,Start,End,Reason")
+
     def starts(self, seed: int) -> int:
         file = self.folder(seed).path / "executed.txt"
         return len(file.read_text().splitlines()) if file.exists() else 0

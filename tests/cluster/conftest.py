@@ -29,8 +29,8 @@ def cluster() -> None:
 
 
 def resume_drained() -> None:
-    """SLURM takes a node out of use where its own launch of a job failed: seen twice on a busy machine
-    (`task_p_pre_setuid functions returned error`), and every later test that needs both nodes waited for it in vain."""
+    """SLURM takes a node out of use where its own launch of a job failed, and every later test that needs both nodes
+    would wait for it in vain. Seen where the cgroup of an earlier job of the same number was left (`up.sh`)."""
     said = subprocess.run(["sinfo", "-hN", "-o", "%N %T"], capture_output=True, text=True, timeout=60).stdout
     for node in {line.split()[0] for line in said.splitlines() if "drain" in line}:
         subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], timeout=60, check=False)

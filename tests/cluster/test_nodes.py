@@ -78,7 +78,7 @@ def test_real_runs_of_a_node_read_one_copy_of_the_base(lab: Lab, tmp_path: Path)
     disk = tmp_path / "disk"
     controller = lab.start(*short, *NODE, f"cluster.stage={disk}", program=program)
     _, heard = controller.communicate(timeout=PATIENCE_S)
-    assert controller.returncode == 0, heard
+    assert controller.returncode == 0, heard + lab.told()
     (copy,) = (path for path in (disk / f"ablora-{os.getuid()}").iterdir() if path.is_dir())
     assert {"config.json", "model.safetensors", "stage.json"} <= {path.name for path in copy.iterdir()}
     logs = list((lab.study / "jobs").glob("*_log.err"))

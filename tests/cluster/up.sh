@@ -43,6 +43,13 @@ wait_for() { # SECONDS COMMAND...: until the command succeeds
 }
 
 
+# What SLURM leaves of a job that was killed with its node: the next one of that number cannot raise its memory in there,
+# is not executed ("task_p_pre_setuid functions returned error"), and its node is taken out of use. A new cluster counts
+# from one. A group with a living process stays.
+for node in node1 node2; do
+    runs "slurmd-$node" || find /sys/fs/cgroup/memory/slurm_$node -depth -type d -exec rmdir {} + 2> /dev/null || true
+done
+
 mkdir -p "$home"/{log,state,spool,db,gpu}
 chmod 755 "$home"
 [ -s "$home/munge.key" ] || (umask 077 && head -c 1024 /dev/urandom > "$home/munge.key")

@@ -152,6 +152,15 @@ def test_a_submission_that_is_younger_than_the_answer_is_not_judged(roots, study
     assert site.asked == 1
 
 
+def test_a_task_that_was_through_without_its_run_is_named(roots, study, site):
+    """What SLURM says of a job whose node could not execute it: exit code 0."""
+    folder = run(roots, "a")
+    send(study, ("a",))
+    site.ends = {"7": "COMPLETED"}
+    found = standing(folder, Queue(roots, study))
+    assert (found.state, found.detail) == ("planned", "task 7 COMPLETED and had not begun with it")
+
+
 def test_the_record_that_was_sent_last_counts_whatever_the_clocks_say(roots, study, site, monkeypatch):
     """Sent from a login node whose clock is ahead, cancelled, and sent again from another one."""
     folder = run(roots, "a")

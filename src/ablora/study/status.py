@@ -44,7 +44,7 @@ def standing(folder: RunFolder, queue: Queue | None = None) -> Standing:
         return Standing("done")
     place = queue.place(folder.id) if queue else None
     if folder.failure.name not in names and not any(name.startswith("claim.") for name in names):
-        return (_by_slurm(place, "") if place else None) or Standing("planned")
+        return _unbegun(place)
     held = is_held(folder, queue.alive if queue else alive_here)
     if folder.result.exists():
         return Standing("done")
@@ -57,6 +57,14 @@ def standing(folder: RunFolder, queue: Queue | None = None) -> Standing:
     generation = latest(folder)
     released = generation < 0 or (folder.path / f"claim.{generation}.released").exists()
     return Standing("planned" if released else "lost", last_step(folder))
+
+
+def _unbegun(place: Place | None) -> Standing:
+    """Of a run that nobody ever claimed. A task may be through without it: it was stopped before, or never executed at
+    all, which SLURM (22.05) calls COMPLETED with exit code 0 and takes the node out of use."""
+    if place is None:
+        return Standing("planned")
+    return _by_slurm(place, "") or Standing("planned", f"{place.detail} and had not begun with it")
 
 
 def _names(folder: RunFolder) -> list[str]:

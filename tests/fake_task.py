@@ -9,11 +9,11 @@ from ablora.dispatch.task import work_in_task as real
 from ablora.store.run_folder import RunFolder
 
 
-def work_in_task(job: Job, sent: Mapping[str, int], threads: int) -> None:
+def work_in_task(job: Job, sent: Mapping[str, int], threads: int, short_s: float | None) -> None:
     from ablora.dispatch import job as jobs
 
     jobs.execute = execute
-    real(job, sent, threads)
+    real(job, sent, threads, short_s)
 
 
 def execute(pack: Sequence[RunFolder], *others: Any) -> None:

@@ -24,7 +24,7 @@ STEP_S = 0.1
 SKEW = "ABLORA_CAMPAIGN_SKEW_S"
 
 
-def work_in_task(job: Any, sent: Mapping[str, int], threads: int) -> None:
+def work_in_task(job: Any, sent: Mapping[str, int], threads: int, short_s: float | None) -> None:
     """Ours, with the training below; pickled by reference."""
     skew_clock(float(os.environ.get(SKEW, 0)))
     sys.meta_path.insert(0, NoTransformers())
@@ -32,7 +32,7 @@ def work_in_task(job: Any, sent: Mapping[str, int], threads: int) -> None:
     from ablora.dispatch.task import work_in_task as real
 
     jobs.execute = execute
-    real(job, sent, threads)
+    real(job, sent, threads, short_s)
 
 
 def skew_clock(seconds: float) -> None:

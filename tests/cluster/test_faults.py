@@ -156,6 +156,22 @@ def test_preemption_writes_a_checkpoint_and_goes_on_afterwards(lab: Lab):
     assert "COMPLETED" in said("sacct", "-n", "-X", "-o", "State", "-j", other)
 
 
+def test_a_task_that_is_told_before_python_can_hear_it_goes_on(lab: Lab):
+    """As one is that is preempted at once: without more, SIGUSR2 would kill it in the seconds before."""
+    assert lab.run(f"seed={UNTIL}", "cluster.wait=false") == 0
+    until(lambda: lab.queued()[lab.task(UNTIL)].state == "RUNNING")
+    until(lambda: said("squeue", "--steps", "--noheader"))
+    said("scancel", "--signal=USR2", lab.task(UNTIL))
+    assert lab.starts(UNTIL) == 0
+    until(lambda: "requeued 1 times" in lab.standing(UNTIL).detail)
+    lab.start_now(lab.task(UNTIL))
+    until(lambda: lab.trains(UNTIL))
+    lab.go()
+    assert lab.run(f"seed={UNTIL}") == 0
+    assert (lab.starts(UNTIL), len(submissions.read(lab.study))) == (1, 1)
+    assert whole(lab)
+
+
 def test_the_end_of_its_time_is_a_checkpoint_and_a_requeue(lab: Lab):
     assert lab.run(f"seed={UNTIL}", "cluster.wait=false", "cluster.time=50", "cluster.signal_lead_s=40") == 0
     until(lambda: lab.trains(UNTIL))
@@ -198,6 +214,24 @@ def test_more_memory_than_asked_for(lab: Lab):
     )
     assert lab.run(seed) == 3
     assert lab.starts(fake_execute.HUNGRY) == 1
+
+
+def test_slurmctld_killed_and_started_again(lab: Lab):
+    """The next command comes while it refuses every job, as no node has answered yet."""
+    assert lab.run(f"seed={UNTIL}", "cluster.wait=false") == 0
+    until(lambda: lab.trains(UNTIL))
+    os.kill(int((Path(os.environ["SLURM_CONF"]).parent / "slurmctld.pid").read_text()), signal.SIGKILL)
+    try:
+        assert lab.standing(UNTIL).state == "running", "who cannot be asked is not dead"
+    finally:
+        said("slurmctld")
+    until(lambda: subprocess.run(["scontrol", "ping"], capture_output=True).returncode == 0)
+    seeds = f"seed={UNTIL},0"
+    assert lab.run(seeds, "cluster.wait=false") == 0
+    lab.go()
+    assert lab.run(seeds) == 0
+    assert (lab.starts(UNTIL), lab.starts(0), len(submissions.read(lab.study))) == (1, 1, 2)
+    assert whole(lab)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from signal import SIGTERM, SIGUSR2
 
@@ -35,6 +36,7 @@ class Site:
         self.tasks: dict[str, Task] = {}
         self.ends: dict[str, str] | None = {}
         self.known: dict[str, str] | None = None
+        self.started_s: float | None = None
         self.asked = 0
         self.down = False
 
@@ -55,7 +57,8 @@ class Site:
         return dict(self.known)
 
     def configuration(self):
-        return {"ClusterName": "lab", "MaxArraySize": "8"}
+        boot = {} if self.started_s is None else {"BOOT_TIME": datetime.fromtimestamp(self.started_s).isoformat()}
+        return {"ClusterName": "lab", "MaxArraySize": "8", **boot}
 
 
 @pytest.fixture
@@ -253,6 +256,33 @@ def test_a_task_of_which_the_accounting_has_not_heard_yet_is_not_taken_for_cance
     assert not folder.failure.exists()
 
 
+@pytest.mark.parametrize(("after_s", "state"), [(5, "lost"), (-5, "lost"), (3600, "failed"), (-3600, "failed")])
+def test_a_task_that_slurmctld_had_just_taken_when_it_was_killed_is_forgotten_and_not_cancelled(
+    roots, study, site, after_s, state
+):
+    """It writes its state down seconds later. Started again long after or before, it has nothing to do with it."""
+    folder = run(roots, "a")
+    record = send(study, ("a",), poll_s=0.001)
+    site.started_s = record.made_s + after_s
+    queue = Queue(roots, study)
+    settle(queue)
+    assert standing(folder, queue).state == state
+    if state == "lost":
+        assert standing(folder, queue).detail == "task 7 was forgotten when slurmctld was started again"
+
+
+def test_a_number_that_slurm_gave_again_is_the_younger_arrays(roots, study, site):
+    first, second = run(roots, "a"), run(roots, "b")
+    send(study, ("a",))
+    send(study, ("b",))
+    site.tasks = {"7": RUNNING}
+    claimed(second, "7")
+    queue = Queue(roots, study)
+    assert standing(second, queue).state == "running"
+    lost = standing(first, queue)
+    assert (lost.state, lost.detail) == ("lost", "task 7 was forgotten by SLURM, and its number given to another")
+
+
 def test_what_ended_for_good_is_written_down_once_and_a_retry_is_not_undone(roots, study, site):
     folder = run(roots, "a")
     send(study, ("a",))
@@ -301,13 +331,17 @@ def test_a_requeued_task_follows_its_earlier_life_and_nobody_else(roots, monkeyp
     claimed(other, "7_4", restart=0)
     claimed(same_life, "7_3", restart=1)
     job = Job(tuple((folder.id,) for folder in folders), roots, "p", TrackerConfig("off"))
-    work_in_task(job, sent, 1)
+    work_in_task(job, sent, 1, 0)
     assert [folder.result.exists() for folder in folders] == [True, False, False, True]
 
 
 @pytest.mark.usefixtures("fake")
-@pytest.mark.parametrize(("number", "steps", "code"), [(SIGUSR2, 5, 75), (SIGUSR2, 0, None), (SIGTERM, 5, None)])
-def test_a_warned_task_asks_to_be_requeued_unless_it_got_nowhere(roots, monkeypatch, number, steps, code):
+@pytest.mark.parametrize(
+    ("number", "steps", "short_s", "code"),
+    [(SIGUSR2, 5, 0, 75), (SIGUSR2, 0, 0, None), (SIGUSR2, 0, 60, 75), (SIGUSR2, 0, None, 75), (SIGTERM, 5, 0, None)],
+    ids=["steps", "no step in its time", "preempted early", "no end", "scancel"],
+)
+def test_a_warned_task_asks_to_be_requeued_unless_it_got_nowhere(roots, monkeypatch, number, steps, short_s, code):
     spec = build(ask(["train=quick"], multirun=False).cells[0].tree, RunSpec)
     folder = create(roots, spec)
 
@@ -318,11 +352,30 @@ def test_a_warned_task_asks_to_be_requeued_unless_it_got_nowhere(roots, monkeypa
     monkeypatch.setattr("ablora.dispatch.job.execute", stopped)
     job = Job(((folder.id,),), roots, "p", TrackerConfig("off"))
     if code is None:
-        work_in_task(job, {folder.id: -1}, 1)
+        work_in_task(job, {folder.id: -1}, 1, short_s)
         return
     with pytest.raises(SystemExit) as leaving:
-        work_in_task(job, {folder.id: -1}, 1)
+        work_in_task(job, {folder.id: -1}, 1, short_s)
     assert leaving.value.code == code
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_signal_that_came_before_python_could_hear_it_is_heard(roots):
+    """As the batch script starts Python: with SIGUSR2 kept back."""
+    spec = build(ask(["train=quick"], multirun=False).cells[0].tree, RunSpec)
+    folder = create(roots, spec)
+    job = Job(((folder.id,),), roots, "p", TrackerConfig("off"))
+    before = signal.getsignal(SIGUSR2)
+    signal.pthread_sigmask(signal.SIG_BLOCK, (SIGUSR2,))
+    try:
+        signal.raise_signal(SIGUSR2)  # to this thread: others of this process would take it
+        with pytest.raises(SystemExit) as leaving:
+            work_in_task(job, {folder.id: -1}, 1, 60)
+    finally:
+        signal.signal(SIGUSR2, before)
+    assert leaving.value.code == 75
+    assert claims.latest(folder) == -1, "the run was not begun"
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()), "nothing is kept back any more"
 
 
 @pytest.mark.usefixtures("fake")
@@ -338,6 +391,6 @@ def test_a_signal_between_runs_ends_the_task_at_once(roots, monkeypatch):
     monkeypatch.setattr("ablora.dispatch.job.execute", then_told)
     job = Job(((first.id,), (second.id,)), roots, "p", TrackerConfig("off"))
     with pytest.raises(SystemExit):
-        work_in_task(job, job.claims(), 1)
+        work_in_task(job, job.claims(), 1, 0)
     assert first.result.exists()
     assert not (second.path / "executed.txt").exists()

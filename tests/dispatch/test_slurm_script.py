@@ -32,11 +32,11 @@ RENDERED = {
         "#SBATCH --ntasks-per-node=1", "#SBATCH --nodes=1",
     ],
     "modules": ["module load python/3.11 cuda/12.4", "source /shared/envs/ablora/bin/activate",
-                "srun ... --cpus-per-task=4 python -u -m submitit.core._submit /s/jobs"],
+                "srun ... --cpus-per-task=4 $keep_back python -u -m submitit.core._submit /s/jobs"],
     "conda": ["source /opt/conda/etc/profile.d/conda.sh", "conda activate ablora",
-              "srun ... --cpus-per-task=4 python -u -m submitit.core._submit /s/jobs"],
-    "apptainer": ["srun ... --cpus-per-task=4 apptainer exec --nv --bind /shared /images/torch.sif python3 -u -m "
-                  "submitit.core._submit /s/jobs"],
+              "srun ... --cpus-per-task=4 $keep_back python -u -m submitit.core._submit /s/jobs"],
+    "apptainer": ["srun ... --cpus-per-task=4 $keep_back apptainer exec --nv --bind /shared /images/torch.sif python3 "
+                  "-u -m submitit.core._submit /s/jobs"],
     "pyxis": ["srun ... --cpus-per-task=4 --container-image=/images/torch.sqsh --container-mounts=/shared:/shared "
               "python3 -u -m submitit.core._submit /s/jobs"],
     "nodes": [
@@ -46,8 +46,8 @@ RENDERED = {
         '_$SLURM_ARRAY_TASK_ID}".again',
         'if [ $code = 75 ] || [ -e "$ABLORA_AGAIN" ]; then scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}'
         '${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"; fi',
-        "srun ... --cpus-per-task=16 --ntasks=4 --kill-on-bad-exit=0 --wait=0 PYTHON -u -m submitit.core._submit "
-        "/s/jobs",
+        "srun ... --cpus-per-task=16 --ntasks=4 --kill-on-bad-exit=0 --wait=0 $keep_back PYTHON -u -m "
+        "submitit.core._submit /s/jobs",
     ],
     "staged": ["export ABLORA_STAGE='$TMPDIR'"],
     "short": ["#SBATCH --partition=short", "#SBATCH --time=30", "#SBATCH --signal=USR2@300", "#SBATCH --no-requeue",
@@ -88,6 +88,15 @@ def test_every_example_of_the_document_comes_to_its_batch_script(name, tmp_path)
     missing = [line for line in RENDERED[name] if line not in lines(text)]
     assert not missing, text
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0, "it is no shell"
+
+
+@pytest.mark.parametrize(("coreutils", "blocked"), [("", True), ("env() { return 125; }", False)], ids=["new", "old"])
+def test_python_starts_with_the_signal_kept_back_where_env_can_do_it(tmp_path, coreutils, blocked):
+    (set_up,) = (line for line in lines(script(cluster("ours", tmp_path))) if line.startswith("keep_back="))
+    ask = "import signal; print(signal.SIGUSR2 in signal.pthread_sigmask(signal.SIG_BLOCK, ()))"
+    text = f"set -e\n{coreutils}\n{set_up}\n$keep_back {sys.executable} -c '{ask}'"
+    told = subprocess.run(["bash"], input=text, text=True, capture_output=True)
+    assert told.stdout.split() == [str(blocked)], told.stderr
 
 
 def test_the_document_has_one_of_each_kind():

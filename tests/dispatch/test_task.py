@@ -68,7 +68,7 @@ def test_every_process_begins_with_packs_that_are_no_others(count):
 @pytest.mark.usefixtures("fake")
 def test_a_process_helps_with_what_nobody_is_at(roots):
     job = job_of(roots, 1, 1, 1)
-    task.work_in_task(job, job.claims(), 1)
+    task.work_in_task(job, job.claims(), 1, 0)
     order = sorted(job.runs, key=lambda run: (roots.runs / run / "result.json").stat().st_mtime_ns)
     assert order == [job.runs[1], job.runs[2], job.runs[0]]
 
@@ -84,6 +84,6 @@ def test_the_wish_to_be_requeued_is_a_file_where_another_process_was_killed(root
 
     monkeypatch.setattr("ablora.dispatch.job.execute", stopped)
     with pytest.raises(SystemExit) as leaving:
-        task.work_in_task(job, job.claims(), 1)
+        task.work_in_task(job, job.claims(), 1, 0)
     assert leaving.value.code == task.AGAIN
     assert file.exists()

@@ -29,6 +29,11 @@ CLASSES: dict[str, FailureClass] = {
 UNSEEN = "UNSEEN"
 """The end of a task of which SLURM has no row: cancelled while it waited, or there is no accounting."""
 
+FORGOTTEN = "FORGOTTEN"
+"""The same, of a task that slurmctld had taken just before it was started again."""
+WRITES_S = 120
+"""Within which slurmctld has written down what it took: seconds; the rest is for clocks that do not agree."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -85,6 +90,7 @@ class Queue:
         self.newest = {
             run: (record, i) for record in self.records for i, runs in enumerate(record.tasks) for run in runs
         }
+        self.numbered = {(record.cluster, record.job): record.name for record in self.records}
         self.answer = self._kept()
         waiting = self._unfinished()
         poll_s = min((self.newest[run][0].poll_s for run in waiting), default=0.0)
@@ -110,6 +116,8 @@ class Queue:
             return Place(task or "", False, why, unprepared=True)
         if task is None or record.name not in self.answer.judged:
             return Place(task or "", True, "just sent")
+        if self.numbered[record.cluster, record.job] != record.name:
+            return Place(task, False, f"task {task} was forgotten by SLURM, and its number given to another")
         if record.cluster != self.answer.cluster:
             return Place(task, True, f"on the cluster {record.cluster}, which cannot be asked from here")
         if task in self.answer.tasks:
@@ -117,6 +125,8 @@ class Queue:
         end = self.answer.ended.get(task)
         if end is None:
             return Place(task, True, self.trouble or "about to end")
+        if end == FORGOTTEN:
+            return Place(task, False, f"task {task} was forgotten when slurmctld was started again")
         if end == UNSEEN:
             began = self._was_begun_by(run, task)
             return Place(task, False, f"task {task} is gone", None if began else "cancelled")
@@ -231,24 +241,28 @@ def _ends(gone: Mapping[str, Submission]) -> dict[str, str]:
         return {}
     try:
         said = scheduler.ended(sorted({str(record.job) for record in gone.values()}))
-    except NoAnswer:  # no accounting, or its database is down: all that is known is that the task is gone
-        return dict.fromkeys((task for task, record in gone.items() if _is_mine(record)), UNSEEN)
+    except NoAnswer:  # no accounting, or its database is down
+        said = {}
     final = scheduler.FINAL | {"REQUEUED"}
     out = {task: end for task in gone if (end := said.get(task, "")).split(" ")[0] in final}
-    unseen = {task: record for task, record in gone.items() if task not in said and _is_mine(record)}
-    return out | dict.fromkeys(unseen, UNSEEN) | _remembered(unseen)
+    return out | _unseen({task: record for task, record in gone.items() if task not in said and _is_mine(record)})
 
 
-def _remembered(unseen: Mapping[str, Submission]) -> dict[str, str]:
-    """How tasks ended of which the accounting has not heard yet: seen six seconds after they had failed, when slurmctld
-    had just been started again, and their runs counted as cancelled."""
-    if not unseen:
+def _unseen(gone: Mapping[str, Submission]) -> dict[str, str]:
+    """How tasks ended of which the accounting has no row. It may not have heard yet: seen six seconds after they had
+    failed, when slurmctld had just been started again. Or slurmctld itself was killed before it had written down that
+    it took them."""
+    if not gone:
         return {}
     try:
-        said = scheduler.remembered(sorted({str(record.job) for record in unseen.values()}))
+        said = scheduler.remembered(sorted({str(record.job) for record in gone.values()}))
     except NoAnswer:  # none of them is known any more
-        return {}
-    return {task: said[task] for task in unseen if said.get(task) in scheduler.FINAL}
+        said = {}
+    started_s = scheduler.started_s()
+    lost = {task for task, record in gone.items()
+            if started_s is not None and abs(started_s - record.made_s) < WRITES_S}  # fmt: skip
+    known = {task: said[task] for task in gone if said.get(task) in scheduler.FINAL}
+    return dict.fromkeys(gone, UNSEEN) | dict.fromkeys(lost, FORGOTTEN) | known
 
 
 def _is_mine(record: Submission) -> bool:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from typing import NamedTuple
 
 PATIENCE_S = 60
@@ -96,6 +97,14 @@ def configuration() -> dict[str, str]:
     """What `scontrol show config` lists: ClusterName, MaxArraySize, ..."""
     pairs = (line.partition("=") for line in ask("scontrol", "show", "config").splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def started_s() -> float | None:
+    """When slurmctld was last started, by its machine's clock; None where it does not say."""
+    try:
+        return datetime.fromisoformat(configuration()["BOOT_TIME"]).timestamp()
+    except (NoAnswer, KeyError, ValueError):
+        return None
 
 
 def gib(text: str) -> float:

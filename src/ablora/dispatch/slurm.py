@@ -128,6 +128,13 @@ class Slurm:
     def gpu_count(self) -> int:
         return int(str(self.gpus).rpartition(":")[2])
 
+    @property
+    def _short_s(self) -> float | None:
+        """Half of what a task has until it is told of the end of its time, which SLURM does up to a minute early: told
+        before that, it was preempted. By the task's own watch, as the clocks of nodes need not agree."""
+        given = scheduler.minutes(self.sbatch_options()["time"])
+        return None if given is None else max(60.0 * given - self.signal_lead_s - 60.0, 0.0) / 2
+
     def tasks(self, packs: int) -> int:
         """How many tasks so many packs are."""
         return -(-packs // (self.packs_per_task * self.processes))
@@ -248,7 +255,7 @@ class Slurm:
         after = () if before is None else (before.name,)
         runs = [one.runs for one in jobs]
         record = submissions.begin(place.folder, runs, place.cluster, place.code, self.poll_s, after=after)
-        calls = [(one, one.claims(), self.threads or self.cpus) for one in jobs]
+        calls = [(one, one.claims(), self.threads or self.cpus, self._short_s) for one in jobs]
         number = self._submit(record.name, work_in_task, calls, place, job, before)
         record = submissions.write(place.folder, replace(record, job=number, phase="held"))
         submissions.release(place.folder, record)

@@ -16,9 +16,16 @@ TASK = '"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRA
 """A task's name in a batch script; the raw number of an array's last task is the array's own."""
 
 
+KEEP_BACK = "env --block-signal=USR2"
+"""Without it SIGUSR2, which may come in the seconds before Python can hear it, kills the task. With it the signal waits
+until `work_in_task` lets it in. Older coreutils than 8.31 have no such option; pyxis would start an image's own."""
+
+
 def python_of(wanted: Slurm) -> str:
     """How Python is called on a node."""
-    return " ".join(filter(None, (wanted.container, wanted.python or sys.executable)))
+    in_image = any(option.lstrip("-").startswith("container-") for option in wanted.srun_options)
+    parts = (None if in_image else "$keep_back", wanted.container, wanted.python or sys.executable)
+    return " ".join(filter(None, parts))
 
 
 def parameters(
@@ -32,6 +39,7 @@ def parameters(
     several processes the wish to be requeued is a file.
     """
     exports = [f"export {key}={_quoted(value)}" for key, value in variables.items()]
+    exports.append(f'keep_back=$({KEEP_BACK} true 2> /dev/null && echo "{KEEP_BACK}" || true)')
     again = f"[ $code = {AGAIN} ]"
     # srun does not take it from the job since SLURM 22.05
     srun = [f"--cpus-per-task={wanted.cpus}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from ablora.dispatch import scheduler
@@ -81,10 +82,22 @@ def _kind(gres: str) -> str:
 def _require_accepted(wanted: Slurm, tasks: int) -> None:
     options = [f"--{name}={value}" if value else f"--{name}" for name, value in wanted.sbatch_options().items()]
     command = ["sbatch", "--test-only", f"--array=0-{tasks - 1}", *options, "--wrap=true"]
+    end = time.monotonic() + scheduler.PATIENCE_S
+    while said := _refusal(command):
+        if not _nodes_are_unknown() or time.monotonic() > end:
+            raise BadInput("cluster", " ".join(options), f"what sbatch takes; it says: {said}")
+        time.sleep(1)
+
+
+def _refusal(command: list[str]) -> str:
+    """What sbatch says against a job; empty where it would take it."""
     done = subprocess.run(command, capture_output=True, text=True, env=scheduler.without_a_job())
-    if done.returncode:
-        said = " ".join(done.stderr.replace("allocation failure:", "").split())
-        raise BadInput("cluster", " ".join(options), f"what sbatch takes; it says: {said}")
+    return " ".join(done.stderr.replace("allocation failure:", "").split()) if done.returncode else ""
+
+
+def _nodes_are_unknown() -> bool:
+    """Whether a node has not answered yet: for 5 s after slurmctld had been started again every job was refused so."""
+    return "unknown" in scheduler.ask("sinfo", "--noheader", "--format=%T").split()
 
 
 def partitions() -> dict[str, Partition]:

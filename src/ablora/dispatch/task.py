@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,16 +36,18 @@ class Told(KeyboardInterrupt):
         super().__init__(self.signal.name)
 
 
-def work_in_task(job: Job, sent: Mapping[str, int], threads: int) -> None:
+def work_in_task(job: Job, sent: Mapping[str, int], threads: int, short_s: float | None) -> None:
     """Work through the job's packs, going on where an earlier life of this task left them.
 
     `sent`: the claims there were when the job was sent, which the sender found dead or released. A run that somebody
     else claimed since is left alone: the next command sees how that went.
     Signals: submitit ignores SIGTERM and answers SIGUSR2 in the middle of whatever is done. Here both stop a training
     run at its next step, with its checkpoint. After SIGUSR2 the task asks to be requeued, unless this life has got no
-    run further: it would do the same again for ever.
+    run further in more than `short_s`: it would do the same again for ever. One that was told sooner, or that has no
+    end (`short_s` is None), was preempted.
     Of several processes of a task each begins with packs of its own, and helps with the others' when it is through.
     """
+    began = time.monotonic()
     signal.signal(signal.SIGTERM, _told)
     signal.signal(signal.SIGUSR2, _told)
     mine = replace(job, packs=_own_first(job.packs, *_take_place()))
@@ -54,11 +57,13 @@ def work_in_task(job: Job, sent: Mapping[str, int], threads: int) -> None:
     seen, dead = _judged(folders, sent)
     before = [_progress(folder, last_step(folder)) for folder in folders]
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGUSR2,))  # the batch script kept it back until here
         mine.work(mine, threads=threads, seen=seen, alive=lambda owner: owner not in dead and alive_here(owner))
     except (Interrupted, KeyboardInterrupt) as stop:
         if _signal_of(stop) != signal.SIGUSR2:
             return
-        if before == [_progress(folder, last_step(folder)) for folder in folders]:
+        took_long = short_s is not None and time.monotonic() - began > short_s
+        if took_long and before == [_progress(folder, last_step(folder)) for folder in folders]:
             print("ablora: no step was made in the time that the task had; it is not requeued", file=sys.stderr)
             return
         sys.stderr.flush()

@@ -60,6 +60,20 @@ def test_one_yaml_is_a_method_that_trains_is_collected_and_drawn(conf, tmp_path,
     assert NAME in drawn["result_table.csv"].read_text()
 
 
+def test_a_sweep_file_of_ones_own_is_planned_with_that_method(conf, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (conf / "sweeps").mkdir()
+    (conf / "sweeps/ours.yaml").write_text(f"# @package _global_\nsweep:\n  grid:\n    method: [lora, {NAME}]\n")
+    assert main(["plan", f"--config-dir={conf}", "+sweeps=ours", *SMALL]) == 0
+    told = capsys.readouterr().out
+    assert "cells: 2" in told
+    assert NAME in told
+    assert main(["plan", "+sweeps=ours", *SMALL]) == 2, "it is not ablora's own"
+    capsys.readouterr()
+    assert main(["plan", "--config-dir", str(tmp_path / "none"), "method=lora"]) == 2
+    assert "a folder with method/, sweeps/, ... in it" in capsys.readouterr().err
+
+
 def test_a_method_that_cannot_be_is_refused_before_anything_is_queued(conf, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["ablora"])

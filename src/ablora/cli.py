@@ -40,10 +40,11 @@ def run(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & {*arguments}:
         print(usage())
         return 0
-    if any(map(is_hydras, arguments)):
+    rest, beside = _own_conf(arguments)
+    if any(map(is_hydras, rest)):
         return hand_over(arguments)
-    overrides, flags = _split(arguments, {*MULTIRUN, "--retry", "--strict"})
-    question = ask(overrides, multirun=bool(flags & MULTIRUN))
+    overrides, flags = _split(rest, {*MULTIRUN, "--retry", "--strict"})
+    question = ask(overrides, multirun=bool(flags & MULTIRUN), beside=beside)
     from ablora.config import answer
 
     return answer(question, again="--retry" in flags, strict="--strict" in flags)
@@ -56,8 +57,9 @@ def plan(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & {*arguments}:
         print(usage())
         return 0
-    overrides, flags = _split(arguments, {*MULTIRUN, "--strict"})
-    question = ask(overrides, multirun=bool(flags & MULTIRUN))
+    rest, beside = _own_conf(arguments)
+    overrides, flags = _split(rest, {*MULTIRUN, "--strict"})
+    question = ask(overrides, multirun=bool(flags & MULTIRUN), beside=beside)
     if question.search is not None:
         from ablora.tune.describe import describe_search
 
@@ -71,7 +73,8 @@ def plan(arguments: Sequence[str]) -> int:
 
 def prepare(arguments: Sequence[str]) -> int:
     """Fill the caches for a study, or for what `run` would do with the same arguments."""
-    overrides, flags = _split(arguments, MULTIRUN)
+    rest, beside = _own_conf(arguments)
+    overrides, flags = _split(rest, MULTIRUN)
     from ablora.study.prepare import prepare_cells, prepare_study
 
     if len(overrides) == 1 and "=" not in overrides[0]:
@@ -79,7 +82,7 @@ def prepare(arguments: Sequence[str]) -> int:
     else:
         from ablora.config import ask
 
-        lines = prepare_cells(ask(overrides, multirun=bool(flags & MULTIRUN)).cells)
+        lines = prepare_cells(ask(overrides, multirun=bool(flags & MULTIRUN), beside=beside).cells)
     for line in lines:
         print(line, flush=True)
     return 0
@@ -381,6 +384,19 @@ class _Parser(argparse.ArgumentParser):
             f"; studies here: {', '.join(names(Roots.from_environment())) or 'none yet'}" if "STUDY" in message else ""
         )
         self.exit(2, f"ablora: {message}{there}\n{self.format_usage()}")
+
+
+def _own_conf(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
+    """The arguments without `--config-dir FOLDER`, and the folder."""
+    rest, folder = list(arguments), None
+    for i, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            check(bool(equals) or i + 1 < len(arguments), flag, "", "followed by a folder")
+            folder = Path(value if equals else arguments[i + 1])
+            del rest[i : i + (1 if equals else 2)]
+            break
+    return rest, folder
 
 
 def _split(arguments: Sequence[str], legal: set[str]) -> tuple[list[str], set[str]]:

@@ -8,7 +8,7 @@ from ablora.config.entry import hydra_main
 
 HELP = {"--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc"}
 SHOW = {"--cfg", "-c", "--resolve", "--package", "-p"}
-WHERE = {"--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd", "--run", "-r", "--experimental-rerun"}
+WHERE = {"--config-name", "-cn", "--config-path", "-cp", "--run", "-r", "--experimental-rerun"}
 
 
 def is_hydras(argument: str) -> bool:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -16,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ablora.spec import BadInput
+from ablora.spec import BadInput, check
 
 CONFIG = "config"
 """The primary file: conf/config.yaml."""
@@ -28,10 +30,17 @@ def conf_dir() -> Path:
 
 
 @contextmanager
-def open_loader() -> Iterator[ConfigLoader]:
-    """A loader of our own over conf/; Hydra keeps one per process, so it is given back at the end."""
+def open_loader(beside: Path | None = None) -> Iterator[ConfigLoader]:
+    """A loader of our own over conf/, and over the user's own folder `beside` it (Hydra's --config-dir). Hydra keeps
+    one loader per process, so it is given back at the end."""
+    check(beside is None or beside.is_dir(), "--config-dir", str(beside), "a folder with method/, sweeps/, ... in it")
     with translated(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        yield GlobalHydra.instance().config_loader()
+        loader = GlobalHydra.instance().config_loader()
+        if beside is not None:
+            path = loader.get_search_path()
+            path.prepend("command-line", f"file://{beside.resolve()}", SearchPathQuery(provider="schema"))
+            loader = ConfigLoaderImpl(path)
+        yield loader
 
 
 @contextmanager

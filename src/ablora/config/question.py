@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -35,9 +36,9 @@ class Question:
     """Where there is one, the cells are the ends of its space."""
 
 
-def ask(arguments: Sequence[str], multirun: bool) -> Question:
-    """Compose every cell of a command line (without `-m`: the one cell)."""
-    with open_loader() as loader:
+def ask(arguments: Sequence[str], multirun: bool, beside: Path | None = None) -> Question:
+    """Compose every cell of a command line (without `-m`: the one cell); `beside`: the user's own conf/."""
+    with open_loader(beside) as loader:
         return ask_with(loader, arguments, multirun)
 
 

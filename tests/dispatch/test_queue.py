@@ -271,6 +271,15 @@ def test_a_task_that_slurmctld_had_just_taken_when_it_was_killed_is_forgotten_an
         assert standing(folder, queue).detail == "task 7 was forgotten when slurmctld was started again"
 
 
+def test_a_task_that_was_cancelled_while_it_waited_is_not_forgotten_where_its_array_is_known(roots, study, site):
+    folder, _ = run(roots, "a"), run(roots, "b")
+    record = send(study, ("a",), ("b",))
+    site.started_s = record.made_s + 5
+    site.tasks = {"7_1": RUNNING}
+    found = standing(folder, Queue(roots, study))
+    assert (found.state, found.detail) == ("failed", "cancelled")
+
+
 def test_a_number_that_slurm_gave_again_is_the_younger_arrays(roots, study, site):
     first, second = run(roots, "a"), run(roots, "b")
     send(study, ("a",))

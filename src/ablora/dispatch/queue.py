@@ -8,7 +8,7 @@ in the answer has ended; one that was sent after it waits.
 
 import getpass
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -198,7 +198,7 @@ class Queue:
                 if (task := record.task(i)) is not None and record.cluster == cluster
                 and task not in tasks and task not in before.ended}  # fmt: skip
         gone |= self._preparations_gone(waiting, cluster, {*tasks, *before.ended})
-        ended = {**{task: end for task, end in before.ended.items() if task not in tasks}, **_ends(gone)}
+        ended = {**{task: end for task, end in before.ended.items() if task not in tasks}, **_ends(gone, tasks)}
         return Answer(time.time(), cluster, judged, tasks, ended)
 
     def _preparations_gone(self, waiting: Sequence[str], cluster: str | None, known: set[str]) -> dict[str, Submission]:
@@ -234,7 +234,7 @@ def queue_of(roots: Roots, study: Path) -> Queue | None:
     return Queue(roots, study) if submissions.folder_of(study).is_dir() else None
 
 
-def _ends(gone: Mapping[str, Submission]) -> dict[str, str]:
+def _ends(gone: Mapping[str, Submission], queued: Iterable[str]) -> dict[str, str]:
     """How tasks ended. One that sacct still calls running is left out, and counts as about to end; one that it calls
     requeued and that is gone was cancelled before its next life: seen of a task on a lost node (SLURM 22.05)."""
     if not gone:
@@ -245,13 +245,14 @@ def _ends(gone: Mapping[str, Submission]) -> dict[str, str]:
         said = {}
     final = scheduler.FINAL | {"REQUEUED"}
     out = {task: end for task in gone if (end := said.get(task, "")).split(" ")[0] in final}
-    return out | _unseen({task: record for task, record in gone.items() if task not in said and _is_mine(record)})
+    unseen = {task: record for task, record in gone.items() if task not in said and _is_mine(record)}
+    return out | _unseen(unseen, [*said, *queued])
 
 
-def _unseen(gone: Mapping[str, Submission]) -> dict[str, str]:
+def _unseen(gone: Mapping[str, Submission], others: Sequence[str]) -> dict[str, str]:
     """How tasks ended of which the accounting has no row. It may not have heard yet: seen six seconds after they had
     failed, when slurmctld had just been started again. Or slurmctld itself was killed before it had written down that
-    it took them."""
+    it took them: then it has forgotten the whole array, and not one task that was cancelled while it waited."""
     if not gone:
         return {}
     try:
@@ -259,8 +260,10 @@ def _unseen(gone: Mapping[str, Submission]) -> dict[str, str]:
     except NoAnswer:  # none of them is known any more
         said = {}
     started_s = scheduler.started_s()
-    lost = {task for task, record in gone.items()
-            if started_s is not None and abs(started_s - record.made_s) < WRITES_S}  # fmt: skip
+    arrays = {task.partition("_")[0] for task in (*others, *said)}
+    recent = {task for task, record in gone.items()
+              if started_s is not None and abs(started_s - record.made_s) < WRITES_S}  # fmt: skip
+    lost = {task for task in recent if gone[task].job not in arrays}
     known = {task: said[task] for task in gone if said.get(task) in scheduler.FINAL}
     return dict.fromkeys(gone, UNSEEN) | dict.fromkeys(lost, FORGOTTEN) | known
 

@@ -58,6 +58,7 @@ def site(monkeypatch):
 
     monkeypatch.setattr(scheduler, "queued", lambda users: dict(tasks))
     monkeypatch.setattr(scheduler, "ended", ended)
+    monkeypatch.setattr(scheduler, "remembered", lambda jobs: {})
     monkeypatch.setattr(scheduler, "configuration", lambda: {"ClusterName": "lab"})
     monkeypatch.setattr(scheduler, "ask", ask_slurm)
     return tasks, ends, asked

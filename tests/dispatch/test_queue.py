@@ -245,6 +245,24 @@ def test_a_requeued_task_that_is_gone_was_cancelled_while_it_waited(roots, study
     assert (standing(folder, queue).state, standing(folder, queue).detail) == ("failed", "cancelled")
 
 
+@pytest.mark.parametrize(
+    ("row", "known", "end"),
+    [
+        ("NODE_FAIL", "CANCELLED", "CANCELLED"),
+        ("REQUEUED", "CANCELLED", "CANCELLED"),
+        ("FAILED 12:0", "FAILED", "FAILED 12:0"),
+        ("OUT_OF_MEMORY", "FAILED", "OUT_OF_MEMORY"),
+        ("NODE_FAIL", "PENDING", "NODE_FAIL"),
+    ],
+)
+def test_the_row_of_an_earlier_life_does_not_count_where_slurmctld_knows_better(roots, study, site, row, known, end):
+    """A task of a lost node that was cancelled before its next life: for three seconds its row was still NODE_FAIL."""
+    run(roots, "a")
+    send(study, ("a",), poll_s=0.001)
+    site.ends, site.known = {"7": row}, {"7": known}
+    assert Queue(roots, study).answer.ended == {"7": end}
+
+
 def test_a_task_of_which_the_accounting_has_not_heard_yet_is_not_taken_for_cancelled(roots, study, site):
     """It was killed before it began with its run; slurmctld knows of that at once."""
     folder = run(roots, "a")

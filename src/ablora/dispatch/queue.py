@@ -235,37 +235,48 @@ def queue_of(roots: Roots, study: Path) -> Queue | None:
 
 
 def _ends(gone: Mapping[str, Submission], queued: Iterable[str]) -> dict[str, str]:
-    """How tasks ended. One that sacct still calls running is left out, and counts as about to end; one that it calls
-    requeued and that is gone was cancelled before its next life: seen of a task on a lost node (SLURM 22.05)."""
+    """How tasks ended, by the accounting and by what slurmctld remembers. One that sacct still calls running is left
+    out, and counts as about to end; one that it calls requeued and that is gone was cancelled before its next life:
+    seen of a task on a lost node (SLURM 22.05)."""
     if not gone:
         return {}
+    jobs = sorted({str(record.job) for record in gone.values()})
     try:
-        said = scheduler.ended(sorted({str(record.job) for record in gone.values()}))
+        said = scheduler.ended(jobs)
     except NoAnswer:  # no accounting, or its database is down
         said = {}
+    try:
+        known = scheduler.remembered(jobs)
+    except NoAnswer:  # none of them is known any more
+        known = {}
     final = scheduler.FINAL | {"REQUEUED"}
-    out = {task: end for task in gone if (end := said.get(task, "")).split(" ")[0] in final}
+    out = {
+        task: _newer(end, known.get(task, "")) for task in gone if (end := said.get(task, "")).split(" ")[0] in final
+    }
     unseen = {task: record for task, record in gone.items() if task not in said and _is_mine(record)}
-    return out | _unseen(unseen, [*said, *queued])
+    return out | _unseen(unseen, known, {task.partition("_")[0] for task in (*said, *known, *queued)})
 
 
-def _unseen(gone: Mapping[str, Submission], others: Sequence[str]) -> dict[str, str]:
+def _newer(said: str, known: str) -> str:
+    """Of the accounting's word and slurmctld's the one for a task's last life: a row may be that of the life before,
+    such as NODE_FAIL of a requeued task that was cancelled while it waited; seen for three seconds. The accounting
+    alone tells exit codes, and that a step was out of memory."""
+    same = said.startswith(known) or (known, said) == ("FAILED", "OUT_OF_MEMORY")
+    return said if same or known not in scheduler.FINAL else known
+
+
+def _unseen(gone: Mapping[str, Submission], known: Mapping[str, str], arrays: set[str]) -> dict[str, str]:
     """How tasks ended of which the accounting has no row. It may not have heard yet: seen six seconds after they had
     failed, when slurmctld had just been started again. Or slurmctld itself was killed before it had written down that
     it took them: then it has forgotten the whole array, and not one task that was cancelled while it waited."""
     if not gone:
         return {}
-    try:
-        said = scheduler.remembered(sorted({str(record.job) for record in gone.values()}))
-    except NoAnswer:  # none of them is known any more
-        said = {}
     started_s = scheduler.started_s()
-    arrays = {task.partition("_")[0] for task in (*others, *said)}
     recent = {task for task, record in gone.items()
               if started_s is not None and abs(started_s - record.made_s) < WRITES_S}  # fmt: skip
     lost = {task for task in recent if gone[task].job not in arrays}
-    known = {task: said[task] for task in gone if said.get(task) in scheduler.FINAL}
-    return dict.fromkeys(gone, UNSEEN) | dict.fromkeys(lost, FORGOTTEN) | known
+    heard = {task: known[task] for task in gone if known.get(task) in scheduler.FINAL}
+    return dict.fromkeys(gone, UNSEEN) | dict.fromkeys(lost, FORGOTTEN) | heard
 
 
 def _is_mine(record: Submission) -> bool:

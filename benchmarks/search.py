@@ -1,6 +1,6 @@
 """What the fair protocol misses, and what it saves: replays of it on the curves of a whole grid.
 
-    ablora run -m +sweeps=search_curves study=curves                   # 280 runs on the embedded base
+    ablora run -m +sweeps=search_curves study=curves                   # 420 runs on the embedded base
     python benchmarks/search.py --read studies/curves                  # writes benchmarks/results/search_curves.json
     python benchmarks/search.py [--curves FILE]                        # replays what is committed
 
@@ -9,12 +9,12 @@ does, with its own pruner and its own decisions, on a common grid of the five in
 outer two: what it would train it reads from the curves. It then confirms with seeds that tuning did not use. Trials of
 a method go side by side, as in one pack (in use more than `pack` of them are several), or one after another in an order
 that is drawn, as tasks of a cluster may. There is a replay for every choice of tuning seeds, of confirming seeds among
-the others, and of two or more methods that are compared.
+the others, and of two methods that are compared.
 
     regret      of one method: mean validation loss over all five seeds at the rate that was chosen, less that at the
                 grid's best rate, over the standard deviation over seeds (pooled over the methods of a data set)
     tokens      answer tokens that the replay trains on, over those of the whole grid for the same methods
-    winner      the grid has one where the mean test losses of its first two, each at its best rate, differ by more than
+    winner      the grid has one where the mean test losses of the two, each at its best rate, differ by more than
                 what a paired t test with as many seeds as the replay confirms finds with a power of 80 %; it is found
                 where the replay's first is the same. A method whose best rate stays on the border is not ranked.
 
@@ -224,7 +224,7 @@ def replayed(grids: Mapping[str, Grid], name: Pruner, grace: float, together: bo
             regrets += [regret(grid, method, own.best) for method, own in tuned.items()]
             edges += [own.edge for own in tuned.values()]
             for confirming in combinations(fresh, CONFIRMING):
-                for methods in subsets(grid.methods):
+                for methods in combinations(grid.methods, 2):
                     replays += 1
                     shares.append(spent(grid, methods, tuned, confirming) / grid.tokens(methods))
                     winner = grid.winner(methods, CONFIRMING)
@@ -233,12 +233,6 @@ def replayed(grids: Mapping[str, Grid], name: Pruner, grace: float, together: bo
     found = statistics.fmean(hits) if hits else None
     return Found(statistics.fmean(regrets), max(regrets), max(shares), statistics.fmean(edges),
                  len(hits) / replays, found, replays)  # fmt: skip
-
-
-def subsets(methods: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Every comparison: of two methods, of three, ..., of all."""
-    for size in range(2, len(methods) + 1):
-        yield from combinations(methods, size)
 
 
 def regret(grid: Grid, method: str, lr: float) -> float:

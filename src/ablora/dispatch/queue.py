@@ -271,12 +271,18 @@ def _unseen(gone: Mapping[str, Submission], known: Mapping[str, str], arrays: se
     it took them: then it has forgotten the whole array, and not one task that was cancelled while it waited."""
     if not gone:
         return {}
-    started_s = scheduler.started_s()
-    recent = {task for task, record in gone.items()
-              if started_s is not None and abs(started_s - record.made_s) < WRITES_S}  # fmt: skip
-    lost = {task for task in recent if gone[task].job not in arrays}
+    start = scheduler.start()
+    lost = {task for task, record in gone.items() if record.job not in arrays and _is_forgotten(record, start)}
     heard = {task: known[task] for task in gone if known.get(task) in scheduler.FINAL}
     return dict.fromkeys(gone, UNSEEN) | dict.fromkeys(lost, FORGOTTEN) | heard
+
+
+def _is_forgotten(record: Submission, start: scheduler.Start | None) -> bool:
+    """Whether slurmctld was started again before it had written down an array that is not known to anybody. The next
+    number tells it, whatever the clocks say, until it has been given again."""
+    if start is None or record.job is None:
+        return False
+    return int(record.job) >= start.next_job or abs(start.time_s - record.made_s) < WRITES_S
 
 
 def _is_mine(record: Submission) -> bool:

@@ -99,10 +99,20 @@ def configuration() -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
-def started_s() -> float | None:
-    """When slurmctld was last started, by its machine's clock; None where it does not say."""
+class Start(NamedTuple):
+    """Slurmctld's last start."""
+
+    time_s: float
+    """By its machine's clock."""
+    next_job: int
+    """The number of the next job, now. One that was given before and is not less was forgotten in the start."""
+
+
+def start() -> Start | None:
+    """When slurmctld was started, and what it will call the next job; None where it does not say."""
     try:
-        return datetime.fromisoformat(configuration()["BOOT_TIME"]).timestamp()
+        found = configuration()
+        return Start(datetime.fromisoformat(found["BOOT_TIME"]).timestamp(), int(found["NEXT_JOB_ID"]))
     except (NoAnswer, KeyError, ValueError):
         return None
 

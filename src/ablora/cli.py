@@ -35,12 +35,12 @@ class Command(NamedTuple):
 
 def run(arguments: Sequence[str]) -> int:
     """Run one cell, or with `-m` or a sweep file a study of them; some arguments are Hydra's own to answer."""
-    from ablora.config import ask, hand_over, is_hydras, usage
+    from ablora.config import ask, hand_over, is_hydras, own_conf, usage
 
     if {"-h", "--help"} & {*arguments}:
         print(usage())
         return 0
-    rest, beside = _own_conf(arguments)
+    rest, beside = own_conf(arguments)
     if any(map(is_hydras, rest)):
         return hand_over(arguments)
     overrides, flags = _split(rest, {*MULTIRUN, "--retry", "--strict"})
@@ -52,12 +52,12 @@ def run(arguments: Sequence[str]) -> int:
 
 def plan(arguments: Sequence[str]) -> int:
     """Print what `run` would do."""
-    from ablora.config import ask, usage
+    from ablora.config import ask, own_conf, usage
 
     if {"-h", "--help"} & {*arguments}:
         print(usage())
         return 0
-    rest, beside = _own_conf(arguments)
+    rest, beside = own_conf(arguments)
     overrides, flags = _split(rest, {*MULTIRUN, "--strict"})
     question = ask(overrides, multirun=bool(flags & MULTIRUN), beside=beside)
     if question.search is not None:
@@ -73,15 +73,15 @@ def plan(arguments: Sequence[str]) -> int:
 
 def prepare(arguments: Sequence[str]) -> int:
     """Fill the caches for a study, or for what `run` would do with the same arguments."""
-    rest, beside = _own_conf(arguments)
-    overrides, flags = _split(rest, MULTIRUN)
+    from ablora.config import ask, own_conf
     from ablora.study.prepare import prepare_cells, prepare_study
+
+    rest, beside = own_conf(arguments)
+    overrides, flags = _split(rest, MULTIRUN)
 
     if len(overrides) == 1 and "=" not in overrides[0]:
         lines = prepare_study(overrides[0])
     else:
-        from ablora.config import ask
-
         lines = prepare_cells(ask(overrides, multirun=bool(flags & MULTIRUN), beside=beside).cells)
     for line in lines:
         print(line, flush=True)
@@ -384,19 +384,6 @@ class _Parser(argparse.ArgumentParser):
             f"; studies here: {', '.join(names(Roots.from_environment())) or 'none yet'}" if "STUDY" in message else ""
         )
         self.exit(2, f"ablora: {message}{there}\n{self.format_usage()}")
-
-
-def _own_conf(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
-    """The arguments without `--config-dir FOLDER`, and the folder."""
-    rest, folder = list(arguments), None
-    for i, argument in enumerate(arguments):
-        flag, equals, value = argument.partition("=")
-        if flag in ("--config-dir", "-cd"):
-            check(bool(equals) or i + 1 < len(arguments), flag, "", "followed by a folder")
-            folder = Path(value if equals else arguments[i + 1])
-            del rest[i : i + (1 if equals else 2)]
-            break
-    return rest, folder
 
 
 def _split(arguments: Sequence[str], legal: set[str]) -> tuple[list[str], set[str]]:

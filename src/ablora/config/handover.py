@@ -3,8 +3,10 @@
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from ablora.config.entry import hydra_main
+from ablora.spec import check
 
 HELP = {"--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc"}
 SHOW = {"--cfg", "-c", "--resolve", "--package", "-p"}
@@ -14,6 +16,19 @@ WHERE = {"--config-name", "-cn", "--config-path", "-cp", "--run", "-r", "--exper
 def is_hydras(argument: str) -> bool:
     """Whether an argument of `ablora run` is one of Hydra's flags or sets something of Hydra's own."""
     return argument.partition("=")[0] in HELP | SHOW | WHERE or argument.lstrip("+~").startswith(("hydra/", "hydra."))
+
+
+def own_conf(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
+    """The arguments without `--config-dir FOLDER`, and the folder."""
+    rest, folder = list(arguments), None
+    for i, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            check(bool(equals) or i + 1 < len(arguments), flag, "", "followed by a folder")
+            folder = Path(value if equals else arguments[i + 1])
+            del rest[i : i + (1 if equals else 2)]
+            break
+    return rest, folder
 
 
 def hand_over(arguments: Sequence[str], commands: Sequence[str] = ("run",)) -> int:

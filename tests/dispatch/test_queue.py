@@ -1,12 +1,9 @@
 """What may be concluded from SLURM's answer, and what may not; no SLURM is needed."""
 
 import getpass
-import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from signal import SIGTERM, SIGUSR2
 
 import pytest
 
@@ -59,15 +56,6 @@ def site(monkeypatch) -> Site:
     for name in ("queued", "ended", "remembered", "configuration"):
         monkeypatch.setattr(scheduler, name, getattr(made, name))
     return made
-
-
-@pytest.fixture(autouse=True)
-def _handlers() -> Iterator[None]:
-    """A task sets handlers for the rest of its process."""
-    before = {number: signal.getsignal(number) for number in (SIGTERM, SIGUSR2)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture

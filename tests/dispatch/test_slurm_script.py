@@ -99,6 +99,33 @@ def test_python_starts_with_the_signal_kept_back_where_env_can_do_it(tmp_path, c
     assert told.stdout.split() == [str(blocked)], told.stderr
 
 
+@pytest.mark.parametrize(
+    ("wanted", "short_s"),
+    [
+        ({"time": 60}, 1710),
+        ({"time": 60, "options": ("time=1-0",)}, 43110),
+        ({"time": 2}, 0),
+        ({"time": "UNLIMITED"}, None),
+    ],
+)
+def test_what_is_short_for_a_task_is_half_of_what_it_has_until_it_is_told(wanted, short_s):
+    assert Slurm(**wanted)._short_s == short_s
+
+
+@pytest.mark.parametrize(("answers", "taken"), [(3, True), (None, False)])
+def test_a_slurmctld_that_knows_no_node_yet_is_asked_again_and_one_that_does_is_believed(monkeypatch, answers, taken):
+    """`answers`: the question at which its nodes have answered; None: they had before."""
+    said = iter([*["no"] * ((answers or 9) - 1), ""])
+    monkeypatch.setattr(slurm_site, "_refusal", lambda command: next(said))
+    monkeypatch.setattr(scheduler, "ask", lambda *_: "idle\nunknown\n" if answers else "idle\nmixed\n")
+    monkeypatch.setattr(slurm_site.time, "sleep", lambda seconds: None)
+    if taken:
+        slurm_site._require_accepted(Slurm(), 1)
+        return
+    with pytest.raises(BadInput, match="what sbatch takes; it says: no"):
+        slurm_site._require_accepted(Slurm(), 1)
+
+
 def test_the_document_has_one_of_each_kind():
     assert EXAMPLES.keys() == RENDERED.keys()
 

@@ -37,7 +37,7 @@ def open_loader(beside: Path | None = None) -> Iterator[ConfigLoader]:
     with translated(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         if beside is not None:
-            path = loader.get_search_path()
+            path = loader.get_search_path()  # Hydra 1.3 has no public way to open one with more
             path.prepend("command-line", f"file://{beside.resolve()}", SearchPathQuery(provider="schema"))
             loader = ConfigLoaderImpl(path)
         yield loader

@@ -19,6 +19,7 @@ What can be chosen by name (KEY=NAME, or with -m KEY=NAME,NAME):
 ENDING = """
 Every key and its value: ablora run --cfg job, or of one group: ablora run --cfg job --package method
 The same line again continues a study; with --retry it also tries failed runs again.
+YAMLs of your own: --config-dir FOLDER, with FOLDER/method/NAME.yaml, FOLDER/sweeps/NAME.yaml, ...
 Hydra's own flags: ablora run --hydra-help"""
 
 

@@ -41,6 +41,24 @@ def until(holds: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
         time.sleep(0.1)
 
 
+def deaf_to(number: signal.Signals, task: str) -> list[str]:
+    """The task's processes of Python that keep a signal back. A step that squeue knows may have none yet, and a signal
+    to it is lost."""
+    return [path.name for path in Path("/proc").iterdir() if path.name.isdigit() and _is_deaf(path, number, task)]
+
+
+def _is_deaf(process: Path, number: signal.Signals, task: str) -> bool:
+    try:
+        if not (process / "exe").resolve().name.startswith("python"):
+            return False  # srun keeps some back for a thread of its own
+        if f"SLURM_JOB_ID={task}".encode() not in (process / "environ").read_bytes().split(b"\0"):
+            return False
+        kept = next(line for line in (process / "status").read_text().splitlines() if line.startswith("SigBlk:"))
+    except OSError:
+        return False  # it has ended
+    return bool(int(kept.split()[1], 16) >> (number - 1) & 1)
+
+
 class Lab:
     """One study, `s`."""
 

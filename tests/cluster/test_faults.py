@@ -160,7 +160,7 @@ def test_a_task_that_is_told_before_python_can_hear_it_goes_on(lab: Lab):
     """As one is that is preempted at once: without more, SIGUSR2 would kill it in the seconds before."""
     assert lab.run(f"seed={UNTIL}", "cluster.wait=false") == 0
     task = lab.task(UNTIL)
-    until(lambda: f"{task}.0" in said("squeue", "--steps", "--noheader", "--format=%i").split())
+    until(lambda: slurm_lab.deaf_to(signal.SIGUSR2, task))
     said("scancel", "--signal=USR2", task)
     assert lab.starts(UNTIL) == 0
     until(lambda: "requeued 1 times" in lab.standing(UNTIL).detail)

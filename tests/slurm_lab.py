@@ -25,7 +25,8 @@ CLUSTER = ["cluster=slurm", "cluster.poll_s=1", "cluster.gpus=0", "cluster.cpus=
            "cluster.prepare=false"]  # fmt: skip
 STUDY = ["train=quick", "tracker=off", "pack=1", "study=s", *CLUSTER]  # a task of its own for each run
 CONTROLLER = (
-    "import sys, ablora.dispatch.slurm, fake_task; ablora.dispatch.slurm.work_in_task = fake_task.work_in_task; "
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a job of a shell ignores it
+    "import ablora.dispatch.slurm, fake_task; ablora.dispatch.slurm.work_in_task = fake_task.work_in_task; "
     "from ablora.cli import main; sys.exit(main(sys.argv[1:]))"
 )
 

@@ -152,9 +152,10 @@ def predicted(case: Case, folder: Path, steps: int) -> dict[str, Any]:
     from dataclasses import asdict
 
     from ablora.train.memory import predict
+    from ablora.train.passes import WORTH
 
     specs, began = specs_of(case, base_of(case, folder), steps), time.monotonic()
-    memory = predict(specs)
+    memory = predict(specs, WORTH)
     return {"predicted": memory.peak_bytes - memory.process, "parts": asdict(memory),
             "predict_s": time.monotonic() - began}  # fmt: skip
 

@@ -138,3 +138,12 @@ def test_the_largest_micro_batch_within_a_limit():
     assert suggest_micro_batch(runs, 2**20) is None
     with pytest.raises(BadInput):
         predict([])
+
+
+def test_of_runs_that_pass_one_after_another_the_heaviest_counts():
+    runs = [spec(batch_size=2), spec(batch_size=8), spec(batch_size=2)]
+    own = [predict([run]) for run in runs]
+    found = predict(runs, worth=1)
+    assert (found.activations, found.backward) == (own[1].activations, own[1].backward)
+    assert found.gradients == sum(part.gradients for part in own)
+    assert found.peak_bytes < predict(runs, worth=10**6).peak_bytes == predict(runs).peak_bytes

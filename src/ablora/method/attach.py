@@ -157,10 +157,9 @@ class Adapted:
         """What the structures of the last forward pass reported for one member, by module."""
         out = {}
         for name, layer in self.modules.items():
-            groups = [group for group in layer.groups if group.structure is not None]
-            for group, stats in zip(groups, self.state.stats[name]):
-                if group.rows.start <= member < group.rows.stop:
-                    out[name] = {key: value[member - group.rows.start] for key, value in stats.items()}
+            for rows, stats in self.state.stats[layer.name]:
+                if rows.start <= member < rows.stop:
+                    out[name] = {key: value[member - rows.start] for key, value in stats.items()}
         return out
 
     def penalty(self, member: int) -> Tensor | None:
@@ -179,12 +178,12 @@ class Adapted:
         """The last hidden states, a row per member, and behind them the base's from the same pass if it is asked."""
         state = self.state
         state.real, state.draws = rows.real, draws
-        state.runs += beside_base
+        state.first, state.runs = rows.first, len(rows.ids)
         try:
             return last_states(cast(PreTrainedModel, self.model), rows)
         finally:
             state.real = state.draws = None
-            state.runs -= beside_base
+            state.first, state.runs = 0, len(self.members)
 
     def hidden_of_variants(
         self, member: int, rows: Rows, constants: Mapping[str, Mapping[str, Tensor]]

@@ -32,6 +32,8 @@ class PackState:
     runs: int
     """Rows of the batch: the members', and behind them those that keep the base's output."""
     compute_dtype: torch.dtype
+    first: int = 0
+    """The member that the first row is of."""
     enabled: bool = True
     real: Bool[Tensor, "runs tokens"] | None = None
     """False for padding; None: every position is a real token."""
@@ -42,8 +44,16 @@ class PackState:
     with this switch off; both near the noise of a busy machine)."""
     copies: Copies | None = None
     """What the rows are if they are not the pack's; nothing is dropped and nothing reported then."""
-    stats: dict[str, list[Stats]] = field(default_factory=dict)
-    """By module: per group, what its structure reported, stacked over the group's runs. Read it before backward."""
+    stats: dict[str, list["Report"]] = field(default_factory=dict)
+    """By module: what the structure of each group reported. Read it before backward."""
+
+
+class Report(NamedTuple):
+    """What a structure reported of some members."""
+
+    rows: slice
+    """The members; what was reported is stacked over them."""
+    stats: Stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,28 @@ class Group:
     """None: runs without an adapter, whose output is the base's."""
     rows: slice
     stack: Stack | None
+
+    def part(self, start: int, stop: int) -> "Present | None":
+        """What a pass over some of the pack's members needs; None where none of them is here."""
+        rows = slice(max(start, self.rows.start), min(stop, self.rows.stop))
+        if rows.start >= rows.stop:
+            return None
+        if self.stack is None:
+            return Present(self.structure, rows, {}, {})
+        params, given = self.stack.params, self.stack.given
+        if rows != self.rows:
+            own = slice(rows.start - self.rows.start, rows.stop - self.rows.start)
+            params, given = ({role: tensor[own] for role, tensor in part.items()} for part in (params, given))
+        return Present(self.structure, rows, params, given)
+
+
+class Present(NamedTuple):
+    """The members of a group that a pass goes over, and their tensors, stacked."""
+
+    structure: Structure | None
+    rows: slice
+    params: Mapping[str, Tensor]
+    given: Mapping[str, Tensor]
 
 
 class PackedLinear(nn.Module):
@@ -91,20 +123,20 @@ class PackedLinear(nn.Module):
         dropped = self._drop(cast)
         drops = dropped is not cast
         parts, state.stats[self.name] = [], []
-        sizes = [group.rows.stop - group.rows.start for group in self.groups]
-        behind = state.runs - self.groups[-1].rows.stop
+        present = [here for group in self.groups if (here := group.part(state.first, state.first + state.runs))]
+        sizes = [here.rows.stop - here.rows.start for here in present]
+        behind = state.runs - sum(sizes)
         by_group = zip(*(_split(t, [*sizes, behind] if behind else sizes) for t in (x_runs, y_runs, dropped, real)))
-        for group, (x_own, y_own, dropped_own, real_own) in zip(self.groups, by_group):
+        for group, (x_own, y_own, dropped_own, real_own) in zip(present, by_group):
             if group.structure is None:
                 parts.append(y_own)
                 continue
-            assert group.stack is not None
             context = Context(dropped_own, real_own, state.per_token, weight_of(self.base), self.base.bias, drops)
             alone = len(x_own) == 1
             act = partial(_apply_alone if alone else _apply_packed, group.structure.apply)
-            part, stats = act(group.stack.params, group.stack.given, x_own, y_own, context)
+            part, stats = act(group.params, group.given, x_own, y_own, context)
             parts.append(part)
-            state.stats[self.name].append(stats)
+            state.stats[self.name].append(Report(group.rows, stats))
         if behind:
             parts.append(y_runs[-behind:])
         out = parts[0] if len(parts) == 1 else torch.cat([part.to(y.dtype) for part in parts])

@@ -42,6 +42,8 @@ class Rows(NamedTuple):
     """Row by row, sequence by sequence."""
     owner: Int[Tensor, " labels"]
     """Which sequence a label belongs to, counted over all rows."""
+    first: int = 0
+    """The member of the pack that the first row is of; the next rows are the next members'."""
 
     def part(self, runs: slice) -> "Rows":
         """The tokens of some rows. Labels stay those of all, whose order nothing here can tell apart."""
@@ -49,8 +51,11 @@ class Rows(NamedTuple):
         return self._replace(**own, predicts=self.predicts[runs])
 
 
-def lay_out(runs: Sequence[Sequence[Sequence_]], device: torch.device | str = "cpu") -> Rows:
-    """Put each run's sequences into its row; a run without sequences gets a row of padding and no label."""
+def lay_out(runs: Sequence[Sequence[Sequence_]], device: torch.device | str = "cpu", first: int = 0) -> Rows:
+    """Put each run's sequences into its row; a run without sequences gets a row of padding and no label.
+
+    `first`: the place in the pack of the first of these runs.
+    """
     lengths = [[len(s.input_ids) for s in run] for run in runs]
     width = max(max(sum(row) for row in lengths), 1)
     ids = torch.full((len(runs), width), PAD)
@@ -72,7 +77,7 @@ def lay_out(runs: Sequence[Sequence[Sequence_]], device: torch.device | str = "c
     real = torch.arange(width)[None] < filled
     label_ids, owners = torch.tensor(labels, dtype=torch.long), torch.tensor(owner, dtype=torch.long)
     at = torch.device(device)
-    return Rows(ids.to(at), lengths, real.to(at), predicts.to(at), label_ids.to(at), owners.to(at))
+    return Rows(ids.to(at), lengths, real.to(at), predicts.to(at), label_ids.to(at), owners.to(at), first)
 
 
 def label_losses(model: PreTrainedModel, rows: Rows) -> Float[Tensor, " labels"]:

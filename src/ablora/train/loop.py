@@ -1,15 +1,16 @@
 """The training of a pack, step by step. It knows no method by name, and can be read in one sitting."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ablora.method.adaptation import Adaptation, label_losses_of
 from ablora.models.base import Base
-from ablora.models.rows import Rows, lay_out
+from ablora.models.rows import Sequence_, lay_out
 from ablora.train.member import Diverged, RunState
+from ablora.train.passes import go_together
 
 
 class Trained(NamedTuple):
@@ -27,7 +28,8 @@ class Trained(NamedTuple):
 def train_step(
     base: Base, adapted: Adaptation, runs: Sequence[RunState], pause: Callable[[], None] = lambda: None
 ) -> dict[int, Trained | Diverged]:
-    """One optimizer step of every active run, in one forward and backward pass per micro-batch.
+    """One optimizer step of every active run, in one forward and backward pass per micro-batch (on a CPU in one for as
+    many runs as are worth it).
 
     The loss of a run's step is the sum over its answer tokens divided by their number in the whole step, so any
     micro-batch split gives the same gradient; a structure's penalty is weighted by each micro-batch's share of the
@@ -41,29 +43,31 @@ def train_step(
     stats: list[dict[str, float]] = [{} for _ in runs]
     adapted.clear_gradients()
     for micro in range(max(map(len, steps))):
-        pause()
-        rows = lay_out([step[micro] if micro < len(step) else [] for step in steps], base.model.device)
-        draws = [run.draw(micro) for run in runs]
-        per_run = _sum_by_run(label_losses_of(adapted, rows, draws), rows, steps, micro)
-        sums += per_run.detach().cpu()
-        terms = [per_run[i] / labels[i] for i in range(len(runs)) if labels[i]]
-        for i, step in enumerate(steps):
-            if micro < len(step):
-                share = sum(len(e.input_ids) for e in step[micro]) / totals[i]
-                terms.extend(_penalty(adapted, i, share, stats[i]))
-        torch.stack(terms).sum().backward()
+        batches = [step[micro] if micro < len(step) else [] for step in steps]
+        tokens = [sum(len(e.input_ids) for e in batch) for batch in batches]
+        for own in go_together(tokens, base.model.device):
+            pause()
+            rows = lay_out([batches[i] for i in own], base.model.device, own.start)
+            losses = label_losses_of(adapted, rows, [runs[i].draw(micro) for i in own])
+            per_run = _sum_by_run(losses, [batches[i] for i in own])
+            sums[own.start : own.stop] += per_run.detach().cpu()
+            terms = [summed / labels[i] for i, summed in zip(own, per_run) if labels[i]]
+            for i in own:
+                if batches[i]:
+                    terms.extend(_penalty(adapted, i, tokens[i] / totals[i], stats[i]))
+            torch.stack(terms).sum().backward()
     adapted.hand_out_gradients()
     return {i: _update(run, sums[i].item() / labels[i], labels[i], stats[i], totals[i])
             for i, run in enumerate(runs) if steps[i]}  # fmt: skip
 
 
-def _sum_by_run(losses: Tensor, rows: Rows, steps: Sequence[Sequence[Sequence[Any]]], micro: int) -> Tensor:
+def _sum_by_run(losses: Tensor, batches: Sequence[Sequence[Sequence_]]) -> Tensor:
     """The summed loss of each run's labels in this micro-batch.
 
     In float64, where a sum of float32 losses is exact: in float32 it depends on where a run's labels begin in memory,
     and a packed run's loss was seen to differ from its solo loss in the last digit.
     """
-    counts = [sum(len(e.input_ids) - e.answer_start for e in step[micro]) if micro < len(step) else 0 for step in steps]
+    counts = [sum(len(e.input_ids) - e.answer_start for e in batch) for batch in batches]
     return torch.stack([part.double().sum() for part in losses.split(counts)])
 
 

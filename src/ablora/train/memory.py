@@ -7,7 +7,7 @@ numbers are sums of what was asked for; an allocator's rounding and holes come o
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 from ablora.method.lowrank import LowRank
 from ablora.spec import RunSpec, check
@@ -15,9 +15,12 @@ from ablora.train.memory_evals import looking_bytes, shared_bytes
 from ablora.train.memory_lengths import of_batches
 from ablora.train.memory_model import base_bytes, displaced
 from ablora.train.memory_trace import passes, sizes
+from ablora.train.passes import by_worth
 
 PROCESS = 500 * 2**20
 """Python with torch, transformers and ablora, before a base is loaded."""
+OF_A_PASS = ("activations", "logits", "backward")
+"""Parts of `Memory` that only the runs have which go through the base together."""
 MOMENTS = {"adamw": 2, "adamw_hf": 2, "sgd": 0}
 """Tensors of a trained one's size that an optimizer keeps."""
 STEP = 4
@@ -62,11 +65,12 @@ class Memory:
         return self.standing_bytes + max(self.step_bytes, self.evaluation)
 
 
-def predict(specs: Sequence[RunSpec]) -> Memory:
+def predict(specs: Sequence[RunSpec], worth: int | None = None) -> Memory:
     """The memory of training runs as one pack, in bytes; no weight is read.
 
-    Every row of a micro-batch is as long as the longest, and runs that one product serves have its largest rank, which
-    is why a pack can take more than its runs by themselves do.
+    `worth`: the tokens of a pass (`train.passes`); None: all runs go through the base together, as on a GPU, which is
+    the most that they may take. Every row of a pass is as long as the longest, and runs that one product serves have
+    its largest rank, which is why a pack can take more than its runs by themselves do.
 
     The first run of a kind (method, model, targets) costs 0.5 to 2 s, further ones microseconds. Data are tokenised
     as far as 2,048 items of a split.
@@ -75,13 +79,21 @@ def predict(specs: Sequence[RunSpec]) -> Memory:
     `memory_evals` does not know, nor a checkpoint while it is written.
     """
     check(len(specs) > 0, "specs", specs, "at least one run")
-    tokens = max(_length(spec)[0] for spec in specs)
-    parts = [_of_run(spec, _widened(spec, specs), tokens) for spec in specs]
-    summed = {f.name: sum(getattr(part, f.name) for part in parts) for f in fields(Memory)}
+    tokens = [_length(spec)[0] for spec in specs]
+    by_pass = [
+        _summed([_of_run(specs[i], _widened(specs[i], specs), max(tokens[j] for j in own)) for i in own])
+        for own in by_worth(tokens, worth)
+    ]
+    heaviest = max(by_pass, key=lambda part: part.step_bytes - part.gradients)
+    summed = asdict(_summed(by_pass)) | {name: getattr(heaviest, name) for name in OF_A_PASS}
     shared = max(shared_bytes(spec, passes(spec)) for spec in specs)
     summed["evaluation"] += shared
     base = base_bytes(specs[0].model.folder, specs[0].model.dtype)
     return Memory(**{**summed, "process": PROCESS, "base": base})
+
+
+def _summed(parts: Sequence[Memory]) -> Memory:
+    return Memory(**{f.name: sum(getattr(part, f.name) for part in parts) for f in fields(Memory)})
 
 
 def suggest_micro_batch(specs: Sequence[RunSpec], limit_bytes: int) -> int | None:

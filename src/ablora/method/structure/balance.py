@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ablora.method.structure._base import Frozen, Stats
 from ablora.method.structure.routing._base import Routed
 from ablora.spec import check
+
+LEAST = 1e-9
+"""Stands for a mean number of experts where no token has one; its square's inverse is a number in float32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,13 +46,10 @@ def routing_stats(routed: Routed, frozen: Frozen, real: Bool[Tensor, " tokens"])
     balance = (E/k) sum_i load_i P_i: 1 when balanced, with P_i the mean of what the routing is judged by (its softmax).
     """
     mask = real.to(routed.judged.dtype)[:, None]
-    tokens = mask.sum()
+    # A run that waits for its pack-mates' micro-batches has no real token: 0 / 0 would go backward as nan to all of it.
+    tokens = mask.sum().clamp_min(1)
     load = (routed.chosen * mask).sum(0) / tokens
     mean_p = (routed.judged * mask).sum(0) / tokens
     num = frozen["num_experts"].to(mask.dtype).squeeze(-1)
-    k = (
-        frozen["slots"].to(mask.dtype).sum()
-        if "slots" in frozen
-        else load.sum().clamp_min(torch.finfo(mask.dtype).tiny)
-    )
+    k = frozen["slots"].to(mask.dtype).sum() if "slots" in frozen else load.sum().clamp_min(LEAST)
     return {"balance": (num / k) * (load * mean_p).sum(), "load": load}

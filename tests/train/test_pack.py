@@ -5,6 +5,7 @@ import torch
 from packs import Pack, made_up, pack, spec
 
 from ablora.data.encode import Encoded
+from ablora.method.structure import _product
 from presets import method, packed
 
 PRESETS = packed()
@@ -106,3 +107,13 @@ def test_the_loss_is_the_mean_over_answer_tokens():
             logits = one.base.model(input_ids=torch.tensor([e.input_ids])).logits[0].log_softmax(-1)
             total -= sum(logits[t - 1, e.input_ids[t]].item() for t in range(e.answer_start, len(e.input_ids)))
     assert one.steps(1)[0][0] == pytest.approx(total / 6, rel=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["lora", "dora", "adalora", "goat", "hydralora"])
+def test_packed_equals_solo_where_layers_are_wide(preset: str, monkeypatch: pytest.MonkeyPatch):
+    """The gradient of a wide layer's A is a product of its own."""
+    plain = pack(spec(preset, dropout=0.1, seed=1)).steps(5)
+    monkeypatch.setattr(_product, "WIDE", 1)
+    turned = pack(spec(preset, dropout=0.1, seed=1)).steps(5)
+    assert turned == [pytest.approx(losses, rel=1e-5) for losses in plain]
+    require_equal(preset, 20)

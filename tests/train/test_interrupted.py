@@ -164,9 +164,9 @@ def test_runs_that_have_ended_leave_the_pack(base, roots, tmp_path, monkeypatch)
     widths = []
     real = loop.lay_out
 
-    def seen(rows, device):
+    def seen(rows, *where):
         widths.append(len(rows))
-        return real(rows, device)
+        return real(rows, *where)
 
     monkeypatch.setattr(loop, "lay_out", seen)
     short, ranked, wild, whole = run(roots, *specs)

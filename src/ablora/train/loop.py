@@ -28,13 +28,13 @@ class Trained(NamedTuple):
 def train_step(
     base: Base, adapted: Adaptation, runs: Sequence[RunState], pause: Callable[[], None] = lambda: None
 ) -> dict[int, Trained | Diverged]:
-    """One optimizer step of every active run, in one forward and backward pass per micro-batch (on a CPU in one for as
-    many runs as are worth it).
+    """One optimizer step of every active run: for each micro-batch one forward and backward pass over all runs, or, on a
+    CPU, over as many neighbours at a time as gain by it.
 
     The loss of a run's step is the sum over its answer tokens divided by their number in the whole step, so any
     micro-batch split gives the same gradient; a structure's penalty is weighted by each micro-batch's share of the
     step's real tokens. Runs are summed: each gets gradient 1, and nothing else couples them. `pause` may raise between
-    micro-batches: no parameter has been touched by then.
+    passes: no parameter has been touched by then.
     """
     steps = [run.micro_batches() for run in runs]
     labels = [sum(len(e.input_ids) - e.answer_start for micro in step for e in micro) for step in steps]

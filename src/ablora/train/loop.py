@@ -28,7 +28,7 @@ class Trained(NamedTuple):
 def train_step(
     base: Base, adapted: Adaptation, runs: Sequence[RunState], pause: Callable[[], None] = lambda: None
 ) -> dict[int, Trained | Diverged]:
-    """One optimizer step of every active run: for each micro-batch one forward and backward pass over all runs, or, on a
+    """One optimizer step of every active run: for each micro-batch a forward and backward pass over all runs, or, on a
     CPU, over as many neighbours at a time as gain by it.
 
     The loss of a run's step is the sum over its answer tokens divided by their number in the whole step, so any

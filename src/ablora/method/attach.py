@@ -156,8 +156,8 @@ class Adapted:
     def stats(self, member: int) -> dict[str, Stats]:
         """What the structures of the last forward pass reported for one member, by module."""
         out = {}
-        for name, layer in self.modules.items():
-            for rows, stats in self.state.stats[layer.name]:
+        for name in self.modules:
+            for rows, stats in self.state.stats[name]:
                 if rows.start <= member < rows.stop:
                     out[name] = {key: value[member - rows.start] for key, value in stats.items()}
         return out

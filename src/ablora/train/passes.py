@@ -13,8 +13,8 @@ step's time with passes of one run, of 1024 tokens and of all: 359, 361, 475 us 
 def go_together(tokens: Sequence[int], device: torch.device) -> list[range]:
     """Neighbouring runs by forward and backward pass, from how many tokens each has in a micro-batch.
 
-    A run is never cut, so that nothing it learns depends on this. Runs without tokens are left out where no other is
-    with them.
+    A run is never cut, so that what it learns does not depend on this beyond rounding (4e-8 nats of AdaMoLE's loss in
+    three steps, beside a longer row). Runs without tokens are left out where no other is with them.
     """
     cut = by_worth(tokens, WORTH if device.type == "cpu" else None)
     return [own for own in cut if any(tokens[i] for i in own)]

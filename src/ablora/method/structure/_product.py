@@ -48,7 +48,7 @@ class _Turned(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, dims: tuple[int | None, int | None], left: Tensor, right: Tensor) -> tuple[Tensor, int]:
-        """By hand: a generated rule runs the backward pass under vmap too, which costs more than it saves."""
+        """All runs as one batch. By hand, since a generated rule would run the backward pass under vmap too."""
         runs = [t.expand(info.batch_size, *t.shape) if at is None else t.movedim(at, 0)
                 for t, at in zip((left, right), dims)]  # fmt: skip
         out = _Turned.apply(*(t.flatten(0, 1) for t in runs))

@@ -151,8 +151,8 @@ def measure(case: Case, folder: Path, steps: int, threshold: int) -> dict[str, A
 def predicted(case: Case, folder: Path, steps: int) -> dict[str, Any]:
     from dataclasses import asdict
 
+    from ablora.models.passes import WORTH
     from ablora.train.memory import predict
-    from ablora.train.passes import WORTH
 
     specs, began = specs_of(case, base_of(case, folder), steps), time.monotonic()
     memory = predict(specs, WORTH)

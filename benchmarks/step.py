@@ -1,6 +1,7 @@
 """The packed training step against its lower bound: the frozen base's forward pass and input gradients, no adapters.
 
     python benchmarks/step.py [--widths 128,256,512] [--dropouts 0,0.05] [--runs 8] [--rounds 7] [--threads 1]
+                              [--compile]
 
 Per width a Llama of 4 layers with random weights; each run has LoRA of rank 8 on q, k, v, up and down, and 8 sequences
 of 64 tokens whose second half are labels. Four arms in one process take a step each by turns, forwards and backwards:
@@ -9,6 +10,8 @@ of 64 tokens whose second half are labels. Four arms in one process take a step 
     pack     `train_step` of all runs: gradients, norms, clipping, AdamW, float64 sums
     alone    `train_step` of one of the runs
     peft     PEFT's LoRA of one run with a plain loop: logits at labels only, fused AdamW, no padding
+
+`--compile` adds the bound with torch.compile, which every step finds at one shape: what compiling could gain at most.
 
 A ratio is the median over rounds of an arm's time per run over the bound's, with the least and the greatest; the clock
 is the process's processor time with one thread, wall time with more. The last line is one JSON object.
@@ -98,7 +101,7 @@ def items_of(seed: int, sizes: Sizes) -> list[Any]:
     return [Encoded(tuple(row), sizes.tokens // 2, str(i)) for i, row in enumerate(ids)]
 
 
-def bound(folder: Path, sizes: Sizes) -> Callable[[], None]:
+def bound(folder: Path, sizes: Sizes, compiled: bool = False) -> Callable[[], None]:
     """The base on the pack's rows, forward and backward to the first layer's input."""
     from transformers import AutoModelForCausalLM
 
@@ -108,6 +111,8 @@ def bound(folder: Path, sizes: Sizes) -> Callable[[], None]:
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
     model.requires_grad_(False).eval()
     use_segments(model)
+    if compiled:
+        model.base_model.compile(dynamic=False)
     model.get_input_embeddings().register_forward_hook(lambda _module, _inputs, out: out.requires_grad_())
     items = [items_of(seed, sizes) for seed in range(sizes.runs)]
 
@@ -143,14 +148,21 @@ def peft(folder: Path, sizes: Sizes, dropout: float) -> Callable[[], None]:
     return step
 
 
-def compare(folder: Path, sizes: Sizes, dropout: float, rounds: int, clock: Callable[[], float]) -> dict[str, Any]:
+def compare(
+    folder: Path, sizes: Sizes, dropout: float, rounds: int, clock: Callable[[], float], compiled: bool
+) -> dict[str, Any]:
     """One row of the table."""
     one = sizes._replace(runs=1)
     arms = {"bound": (bound(folder, sizes), sizes.runs), "pack": (ours(folder, sizes, dropout), sizes.runs),
             "alone": (ours(folder, one, dropout), 1), "peft": (peft(folder, one, dropout), 1)}  # fmt: skip
+    if compiled:
+        arms["compiled"] = (bound(folder, sizes, compiled=True), sizes.runs)
     taken: dict[str, list[float]] = {name: [] for name in arms}
-    for step, _ in arms.values():
+    first: dict[str, float] = {}
+    for name, (step, _) in arms.items():
+        began = time.perf_counter()
         step()
+        first[name] = time.perf_counter() - began
     for turn in range(rounds):
         for name in list(arms)[:: -1 if turn % 2 else 1]:
             step, count = arms[name]
@@ -160,8 +172,10 @@ def compare(folder: Path, sizes: Sizes, dropout: float, rounds: int, clock: Call
                 step()
             taken[name].append((clock() - began) / sizes.runs)
     row: dict[str, Any] = {name: {"ms_per_run": 1e3 * statistics.median(own)} for name, own in taken.items()}
-    for name in ("pack", "alone", "peft"):
+    for name in (name for name in arms if name != "bound"):
         row[name]["to_bound"] = spread([a / b for a, b in zip(taken[name], taken["bound"])])
+    if compiled:
+        row["compiled"]["first_s"] = first["compiled"]
     row["peft_to_pack"] = spread([a / b for a, b in zip(taken["peft"], taken["pack"])])
     return row
 
@@ -176,6 +190,9 @@ HEAD = f"{'width':>6}{'dropout':>8}{'bound ms/run':>14}{'pack':>20}{'alone':>20}
 def line(width: int, dropout: float, row: dict[str, Any]) -> str:
     ratios = [*(row[name]["to_bound"] for name in ("pack", "alone", "peft")), row["peft_to_pack"]]
     cells = ["{median:.2f} ({least:.2f}-{greatest:.2f})".format(**r) for r in ratios]
+    if compiled := row.get("compiled"):
+        cells.append("{median:.2f} ({least:.2f}-{greatest:.2f})".format(**compiled["to_bound"]))
+        cells.append(f"first {compiled['first_s']:.0f} s")
     return f"{width:>6}{dropout:>8}{row['bound']['ms_per_run']:>14.1f}" + "".join(f"{cell:>20}" for cell in cells)
 
 
@@ -189,17 +206,18 @@ def main() -> int:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     clock = time.process_time if given.threads == 1 else time.perf_counter
     sizes = Sizes(given.runs, given.sequences, given.tokens, given.layers)
-    print(HEAD, flush=True)
+    print(HEAD + (f"{'bound, compiled':>20}" if given.compile else ""), flush=True)
     rows = []
     with folder_for(None) as folder:
         for width in map(int, given.widths.split(",")):
             base = base_folder(folder, width, given.layers)
             for dropout in map(float, given.dropouts.split(",")):
-                row = compare(base, sizes, dropout, given.rounds, clock)
+                row = compare(base, sizes, dropout, given.rounds, clock, given.compile)
                 print(line(width, dropout, row), flush=True)
                 rows.append({"width": width, "dropout": dropout, **row})
     setting = {**sizes._asdict(), "rank": RANK, "targets": TARGETS, "rounds": given.rounds, "clock": clock.__name__}

@@ -298,7 +298,7 @@ def main() -> int:
     print(HEAD)
     rows = report(found, steps, names)
     figures = ratios(rows, steps) | agreement(found)
-    setting = {"data": asked, "batch": batch, "rank": RANK, "rounds": given.rounds}
+    setting = {"data": asked[:1], "batch": batch, "rank": RANK, "rounds": given.rounds}
     setting |= {key: plan[key] for key in ("tokens_per_step", "padded_tokens_per_step")}
     print(json.dumps({"machine": machine(2), "setting": setting, "rows": rows, **figures}))
     return 0

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from ablora.config import catalogue
-from ablora.method.attach import Member, attach
+from ablora.method.attach import attach
 from ablora.method.formula import Formula, formula, trained_in
+from ablora.method.member import Member
 from ablora.method.structure._base import Shape
 from ablora.spec import AdapterSpec
 from ablora.spectra.library import Library

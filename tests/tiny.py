@@ -7,10 +7,11 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from ablora.data.encode import Encoded
-from ablora.method.attach import Adapted, Member, attach
+from ablora.method.attach import Adapted, attach
 from ablora.method.full_moe import FullMoE
 from ablora.method.init._base import DataDriven
 from ablora.method.lowrank import LowRank
+from ablora.method.member import Member
 from ablora.method.targets import find_targets
 from ablora.models.segments import packed_logits, use_segments
 from ablora.spec import AdapterSpec
@@ -32,8 +33,8 @@ SIZES = {
 SEGMENTS = [[20, 31, 13]]
 
 
-def llama(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    return _ready(LlamaForCausalLM, LlamaConfig, dtype)
+def llama(dtype: torch.dtype = torch.float32, **sizes: int) -> PreTrainedModel:
+    return _ready(LlamaForCausalLM, LlamaConfig, dtype, **sizes)
 
 
 def qwen(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -46,10 +47,10 @@ def qwen(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     return model
 
 
-def _ready(cls: type, config: type, dtype: torch.dtype) -> PreTrainedModel:
+def _ready(cls: type, config: type, dtype: torch.dtype, **sizes: int) -> PreTrainedModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = cls(config(**SIZES)).to(dtype).eval()
+        model = cls(config(**{**SIZES, **sizes})).to(dtype).eval()
     # Weights of size 1/sqrt(n), as training leaves them; 0.02 (the default) would hide errors behind small outputs.
     with torch.no_grad():
         for parameter in model.parameters():

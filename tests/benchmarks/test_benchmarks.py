@@ -4,6 +4,7 @@ import json
 import sys
 
 import gpu
+import passes
 import pytest
 import step
 import sweep
@@ -73,6 +74,15 @@ def test_step(capsys, monkeypatch):
     found = last_line(capsys, monkeypatch, step.main, *small, "--rounds", "1")
     assert [row["dropout"] for row in found["rows"]] == [0.0, 0.05]
     assert all(row[arm]["ms_per_run"] > 0 for row in found["rows"] for arm in ("bound", "pack", "alone", "peft"))
+
+
+def test_passes(capsys, monkeypatch):
+    for module, name in ((passes.passes, "WORTH"), (passes._product, "WIDE")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # so that they are put back
+    small = ["--shapes", "2x2", "--worths", "0,none", "--wides", "64,512", "--items", "4", "--data", "arithmetic"]
+    found = last_line(capsys, monkeypatch, passes.main, *small, "--rounds", "1")["rows"]
+    assert [(row["worth"], row["wide"]) for row in found] == [(0, 64), (0, 512), (None, 64), (None, 512)]
+    assert all(row["us_per_token"][kind] > 0 for row in found for kind in ("step", "answer_loss"))
 
 
 def test_spectra(capsys, monkeypatch):

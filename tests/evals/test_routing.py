@@ -12,6 +12,7 @@ from ablora.evals import routing as module
 from ablora.evals._base import Items
 from ablora.evals._routes import mutual_information
 from ablora.evals.routing import Routing, frequency_bins
+from ablora.models import passes
 from ablora.models.base import Base
 from presets import method
 from tiny import adapt, disturb, llama
@@ -156,8 +157,11 @@ def test_a_router_without_opinion_is_balanced():
     assert found.metrics["routing_max_load"] == 1, "all tokens go the same way, and only the load says so"
 
 
-def test_a_pack_equals_its_members_alone():
-    """Beside a longer row (padding), more experts of a higher k, and a method without experts."""
+@pytest.mark.parametrize("worth", [1, 400, passes.WORTH])
+def test_a_pack_equals_its_members_alone(worth: int, monkeypatch: pytest.MonkeyPatch):
+    """Beside a longer row (padding), more experts of a higher k, and a method without experts; in passes of any
+    size."""
+    monkeypatch.setattr(passes, "WORTH", worth)
     short, long = made_up(4, 2), made_up(5, 9)
     small, large = mixture(4, 1), mixture(8, 3)
     together, _, adapted = run([long, short, long], method("lora"), small, large)
@@ -174,7 +178,7 @@ def test_a_pack_equals_its_members_alone():
 
 
 def test_without_experts_nothing_is_computed(monkeypatch):
-    monkeypatch.setattr(module, "lay_out", None)
+    monkeypatch.setattr(module, "passes_of", None)
     found, *_ = run([made_up(6, 2)] * 2, method("lora"), method("pissa"))
     assert found == [None, None]
 

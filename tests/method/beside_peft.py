@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from ablora.method.attach import Adapted, Member, attach
+from ablora.method.attach import Adapted, attach
 from ablora.method.factors import residual_weight
 from ablora.method.layer import turned
+from ablora.method.member import Member
 from ablora.models.segments import packed_logits
 from ablora.spec import AdapterSpec, EvalSpec, RunSpec, TrainSpec
 from ablora.spectra.library import Library

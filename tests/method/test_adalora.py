@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ablora.method.attach import Member, attach
+from ablora.method.attach import attach
+from ablora.method.member import Member
 from ablora.method.structure._allocation import Schedule, keep, scores
 from ablora.method.structure._base import Factors
 from ablora.method.structure.adalora import Adalora

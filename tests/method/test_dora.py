@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ablora.method.attach import Adapted, Member, attach
+from ablora.method.attach import Adapted, attach
 from ablora.method.dropout import Draw, keep_mask
 from ablora.method.export import merged_weights, peft_tensors, save_adapter
+from ablora.method.member import Member
 from ablora.method.structure.dora import BLOCK, rescaling, row_norms
 from ablora.spec import AdapterSpec
 from ablora.spectra.library import Library

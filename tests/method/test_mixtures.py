@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ablora.method.attach import Adapted, Member, attach
+from ablora.method.attach import Adapted, attach
 from ablora.method.factors import expert_products, residual_weight
 from ablora.method.lowrank import LowRank
+from ablora.method.member import Member
 from ablora.method.structure._base import Unmergeable
 from ablora.method.structure.balance import Balance
 from ablora.spec import AdapterSpec, BadInput

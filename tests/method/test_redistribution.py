@@ -11,12 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablora.method.attach import Adapted, Member, attach
+from ablora.method.attach import Adapted, attach
 from ablora.method.bound import Alike, at_most
 from ablora.method.export import load_adapter, merged_weights, save_adapter
 from ablora.method.formula import trained_in
 from ablora.method.init._redistribution import share_out
 from ablora.method.layer import out_in
+from ablora.method.member import Member
 from ablora.method.structure._base import Shape
 from ablora.method.targets import find_targets
 from ablora.models.segments import packed_logits

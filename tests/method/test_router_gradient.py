@@ -5,7 +5,8 @@ import torch
 from small_pairs import normal, product
 from torch import Tensor, nn
 
-from ablora.method.attach import Adapted, Member, attach
+from ablora.method.attach import Adapted, attach
+from ablora.method.member import Member
 from ablora.method.structure._base import Factors
 from ablora.spec import AdapterSpec
 from ablora.spectra.library import Library

@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from ablora.method.attach import Member, attach
+from ablora.method.attach import attach
 from ablora.method.export import save_adapter
+from ablora.method.member import Member
 from ablora.models.segments import packed_logits, use_segments
 from ablora.spec import AdapterSpec, BadInput
 from ablora.spectra.library import Library

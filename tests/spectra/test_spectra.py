@@ -8,10 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ablora.method.attach import attach
+from ablora.method.member import Member
+from ablora.method.targets import find_targets
+from ablora.spec import AdapterSpec
 from ablora.spectra import library as module
 from ablora.spectra.decompose import decompose
 from ablora.spectra.library import Library, weight_key
 from ablora.store.atomic import Corrupted
+from presets import method
+from tiny import llama
 
 WEIGHT = torch.randn(24, 16, generator=torch.Generator().manual_seed(0))
 
@@ -46,6 +52,15 @@ def test_decomposed_once_and_extended_by_union(tmp_path, monkeypatch):
     assert more.positions(torch.tensor([7])) is None
     assert Library(tmp_path).spectrum(WEIGHT, torch.tensor([0, 15])).indices.tolist() == [0, 1, 14, 15]
     assert len(calls) == 2
+
+
+def test_a_pack_decomposes_each_weight_once_for_all_its_starts(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(module, "decompose", lambda w, i: calls.append(weight_key(w)) or decompose(w, i))
+    model, starts = llama(), ("pissa", "milora", "lora", "goat", "random_svd", "random_svd")
+    members = [Member(method(name), 8, AdapterSpec(), seed) for seed, name in enumerate(starts)]
+    attach(model, members, Library(tmp_path)).detach()
+    assert len(calls) == len(set(calls)) == len(find_targets(model, AdapterSpec().targets))
 
 
 def test_the_key_is_the_content():

@@ -11,11 +11,12 @@ from small import Interruption, Watcher, outcome, run, save_base, small_spec
 from ablora.evals import answer_loss, generation
 from ablora.evals._kept import Kept
 from ablora.evals.generation import Generation
+from ablora.models import passes
 from ablora.spec import BadInput
 from ablora.store import lines
 from ablora.store.roots import Roots
 from ablora.store.run_folder import create
-from ablora.train import checkpoint, loop, passes
+from ablora.train import checkpoint
 from ablora.train import execute as execution
 from ablora.train.stop import Stopped
 
@@ -162,16 +163,16 @@ def test_runs_that_have_ended_leave_the_pack(base, roots, tmp_path, monkeypatch)
         small_spec(base, "lora", seed=3),
     ]
     widths = []
-    real = loop.lay_out
+    real = passes.lay_out
 
     def seen(rows, *where):
         widths.append(len(rows))
         return real(rows, *where)
 
     monkeypatch.setattr(passes, "WORTH", 10**6)  # all in one, as on a GPU
-    monkeypatch.setattr(loop, "lay_out", seen)
+    monkeypatch.setattr(passes, "lay_out", seen)
     short, ranked, wild, whole = run(roots, *specs)
-    monkeypatch.setattr(loop, "lay_out", real)
+    monkeypatch.setattr(passes, "lay_out", real)
     assert widths[0] == 4
     assert widths[-1] == 2
     assert wild.read_failure()["class"] == "diverged"

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ablora.method.attach import Adapted, Member, attach
+from ablora.method.attach import Adapted, attach
 from ablora.method.lowrank import LowRank
+from ablora.method.member import Member
 from ablora.spec import AdapterSpec
 from ablora.spectra.library import Library
 from ablora.spectra.statistics import Collected

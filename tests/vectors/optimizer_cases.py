@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from ablora.method.attach import Adapted, Member, attach
+from ablora.method.attach import Adapted, attach
 from ablora.method.lowrank import LowRank
+from ablora.method.member import Member
 from ablora.spec import AdapterSpec, EvalSpec, RunSpec, TrainSpec
 from ablora.spectra.library import Library
 from ablora.train.member import make_optimizer

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from ablora.method.attach import Adapted, Member, attach
+from ablora.method.attach import Adapted, attach
 from ablora.method.export import merged_weights
 from ablora.method.lowrank import LowRank
+from ablora.method.member import Member
 from ablora.method.structure._allocation import scores
 from ablora.spec import AdapterSpec
 from ablora.spectra.library import Library

@@ -5,11 +5,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ablora.method.attach import Adapted, Member, attach
+from ablora.method.attach import Adapted, attach
 from ablora.method.factors import expert_products, residual_weight
 from ablora.method.init.activation import Activation
 from ablora.method.init.context import Context
 from ablora.method.lowrank import LowRank
+from ablora.method.member import Member
 from ablora.spec import AdapterSpec
 from ablora.spectra.decompose import decompose
 from ablora.spectra.library import Library

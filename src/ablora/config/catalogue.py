@@ -165,11 +165,12 @@ def _asked(method: Any) -> tuple[str, str, str]:
     import torch
     from torch import nn
 
-    from ablora.method.attach import Member, attach
+    from ablora.method.attach import attach
     from ablora.method.export import merged_weights, peft_tensors
     from ablora.method.formula import formula
     from ablora.method.init._base import DataDriven
     from ablora.method.init.svd_principal import SvdPrincipal
+    from ablora.method.member import Member
     from ablora.method.structure._base import Unmergeable
     from ablora.spec import AdapterSpec
     from ablora.spectra.library import Library

@@ -11,7 +11,7 @@ from ablora.evals._base import Items, Outcome
 from ablora.evals._kept import Kept, nothing
 from ablora.method.adaptation import Adaptation, label_losses_of
 from ablora.models.base import Base
-from ablora.models.rows import lay_out
+from ablora.models.passes import passes_of
 from ablora.spec import check
 
 ROW_TOKENS = 2048
@@ -40,10 +40,13 @@ class AnswerLoss:
     ) -> list[Outcome | None]:
         kept = kept or nothing(len(members))
         for chunk in chunks_of([m.encoded[len(done) :] for m, done in zip(members, kept.found)]):
-            rows = lay_out(chunk, base.model.device)
-            nats = label_losses_of(adapted, rows).double().cpu()
-            sums = torch.zeros(sum(map(len, chunk)), dtype=torch.float64).index_add_(0, rows.owner.cpu(), nats)
-            kept.add([part.tolist() for part in sums.split([len(run) for run in chunk])])
+            found: list[list[float]] = [[] for _ in chunk]
+            for own, rows in passes_of(chunk, base.model.device):
+                nats = label_losses_of(adapted, rows).double().cpu()
+                counts = [len(chunk[i]) for i in own]
+                sums = torch.zeros(sum(counts), dtype=torch.float64).index_add_(0, rows.owner.cpu(), nats)
+                found[own.start : own.stop] = [part.tolist() for part in sums.split(counts)]
+            kept.add(found)
         return [_outcome(m, losses) if m.encoded else None for m, losses in zip(members, kept.found)]
 
 

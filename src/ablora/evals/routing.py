@@ -15,7 +15,8 @@ from ablora.evals.answer_loss import chunks_of
 from ablora.method.adaptation import Adaptation
 from ablora.method.attach import Adapted
 from ablora.models.base import Base
-from ablora.models.rows import lay_out
+from ablora.models.passes import passes_of
+from ablora.models.rows import Rows
 from ablora.spec import check
 
 
@@ -66,10 +67,11 @@ class Routing:
         for chunk in chunks_of([m.encoded if i in bins else () for i, m in enumerate(members)]):
             if kept is not None:
                 kept.pause()
-            _forward(base, adapted, chunk)
-            for i in mixtures:
-                if chunk[i]:
-                    _add(adapted, i, routes[i], _labels(chunk[i], bins[i], base.model.device))
+            for own, rows in passes_of(chunk, base.model.device):
+                _forward(adapted, rows)
+                for i in own:
+                    if chunk[i]:
+                        _add(adapted, i, routes[i], _labels(chunk[i], bins[i], base.model.device))
         return [_outcome(routes[i]) if i in routes else None for i in range(len(members))]
 
 
@@ -80,9 +82,8 @@ def frequency_bins(items: Sequence[Encoded]) -> dict[int, int]:
     return {token: rank.bit_length() - 1 for rank, token in enumerate(ranked, 1)}
 
 
-def _forward(base: Base, adapted: Adapted, chunk: Sequence[Sequence[Encoded]]) -> None:
+def _forward(adapted: Adapted, rows: Rows) -> None:
     """One pass without logits; the structures' reports on single tokens are in `adapted.state` after it."""
-    rows = lay_out(chunk, base.model.device)
     adapted.state.per_token = True
     try:
         adapted.hidden(rows)

@@ -6,8 +6,9 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from ablora.method.adaptation import Adaptation
-from ablora.method.attach import Member, attach
+from ablora.method.attach import attach
 from ablora.method.full import Full
+from ablora.method.member import Member
 from ablora.method.peft_tuner import Peft
 from ablora.method.tuned import tune
 from ablora.method.whole_model import WholeModel

@@ -20,6 +20,7 @@ from ablora.method.full_moe import FullMoE
 from ablora.method.init._base import Brought, DataDriven, Init, Site, Start, Triplets
 from ablora.method.layer import Layer, out_in, weight_of
 from ablora.method.lowrank import LowRank
+from ablora.method.member import Member, site_of, wanted
 from ablora.method.packed_linear import Copies, Group, PackedLinear, PackState
 from ablora.method.ranks import realised
 from ablora.method.scaling._base import PerExpert
@@ -29,22 +30,8 @@ from ablora.method.structure._base import Factors, Shape, Stats, inward_rank, wi
 from ablora.method.structure._reallocates import DIRECTIONS, reallocating, rows_of
 from ablora.method.targets import find_targets
 from ablora.models.rows import Rows, head_of, last_states
-from ablora.spec import AdapterSpec, BadInput, check
+from ablora.spec import BadInput, check
 from ablora.spectra.library import Library
-from ablora.spectra.statistics import Collected
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One run of a pack, as the adapters see it."""
-
-    method: LowRank | FullMoE | None
-    """None: the untouched base, for evaluations that compare with it."""
-    rank: int
-    adapter: AdapterSpec
-    seed: int
-    statistics: Collected | None = None
-    """What a data-driven start asked to know of the base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +250,8 @@ def _ranks(member: Member, layers: Mapping[str, Layer], library: Library) -> dic
 def _pack_module(
     name: str, linear: Layer, members: Sequence[Member], ranks: Sequence[int], state: PackState, library: Library
 ) -> tuple[PackedLinear, list[ModuleRecord | None]]:
+    asked = [wanted(name, linear, m, rank) for m, rank in zip(members, ranks)]
+    library.expect(weight_of(linear), [indices for indices in asked if indices is not None])
     built = [_built(name, linear, m, rank, library) for m, rank in zip(members, ranks)]
     groups = []
     for _, run in groupby(range(len(members)), key=lambda i: _group_key(members[i], built[i])):
@@ -304,16 +293,6 @@ def _built(name: str, linear: Layer, member: Member, rank: int, library: Library
             return _build(name, linear, member, method, rank, library)
         case _:
             return None
-
-
-def site_of(name: str, linear: Layer, member: Member, method: LowRank, rank: int) -> Site:
-    """One module as its start sees it; s is the one of the run's rank, whatever rank the module has."""
-    experts, rows = method.structure.experts, inward_rank(method.structure, rank)
-    brought = isinstance(method.init, Brought)
-    s = method.init.scale(name) if brought else method.scaling(*out_in(linear), member.rank // experts)
-    sums = None if member.statistics is None else member.statistics.of(name)
-    own = experts if rows == rank else 1
-    return Site(weight_of(linear), rows, own, s, generator("init", member.seed, name), sums, name)
 
 
 def _build(name: str, linear: Layer, member: Member, method: LowRank, rank: int, library: Library) -> _Built:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -43,6 +43,11 @@ class Library:
             return lambda aside: _write(aside, spectrum)
 
         return cache.fetch(path, read, make)
+
+    def expect(self, weight: Float[Tensor, "out in"], wanted: Sequence[Int[Tensor, " _triplets"]]) -> None:
+        """Decompose once for all who will ask: one after another they would each make the file again."""
+        if self._folder is not None and len(wanted) > 1:
+            self.spectrum(weight, torch.cat(list(wanted)))
 
 
 def weight_key(weight: Tensor) -> str:

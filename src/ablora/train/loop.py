@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ablora.method.adaptation import Adaptation, label_losses_of
 from ablora.models.base import Base
-from ablora.models.rows import Sequence_, lay_out
+from ablora.models.passes import passes_of
+from ablora.models.rows import Sequence_
 from ablora.train.member import Diverged, RunState
-from ablora.train.passes import go_together
 
 
 class Trained(NamedTuple):
@@ -45,9 +45,8 @@ def train_step(
     for micro in range(max(map(len, steps))):
         batches = [step[micro] if micro < len(step) else [] for step in steps]
         tokens = [sum(len(e.input_ids) for e in batch) for batch in batches]
-        for own in go_together(tokens, base.model.device):
+        for own, rows in passes_of(batches, base.model.device):
             pause()
-            rows = lay_out([batches[i] for i in own], base.model.device, own.start)
             losses = label_losses_of(adapted, rows, [runs[i].draw(micro) for i in own])
             per_run = _sum_by_run(losses, [batches[i] for i in own])
             sums[own.start : own.stop] += per_run.detach().cpu()

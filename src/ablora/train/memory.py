@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
 from ablora.method.lowrank import LowRank
+from ablora.models.passes import by_worth
 from ablora.spec import RunSpec, check
 from ablora.train.memory_evals import looking_bytes, shared_bytes
 from ablora.train.memory_lengths import of_batches
 from ablora.train.memory_model import base_bytes, displaced
 from ablora.train.memory_trace import passes, sizes
-from ablora.train.passes import by_worth
 
 PROCESS = 500 * 2**20
 """Python with torch, transformers and ablora, before a base is loaded."""
@@ -68,7 +68,7 @@ class Memory:
 def predict(specs: Sequence[RunSpec], worth: int | None = None) -> Memory:
     """The memory of training runs as one pack, in bytes; no weight is read.
 
-    `worth`: the tokens of a pass (`train.passes`); None: all runs go through the base together, as on a GPU, which is
+    `worth`: the tokens of a pass (`models.passes`); None: all runs go through the base together, as on a GPU, which is
     the most that they may take. Every row of a pass is as long as the longest, and runs that one product serves have
     its largest rank, which is why a pack can take more than its runs by themselves do.
 
@@ -86,8 +86,8 @@ def predict(specs: Sequence[RunSpec], worth: int | None = None) -> Memory:
     ]
     heaviest = max(by_pass, key=lambda part: part.step_bytes - part.gradients)
     summed = asdict(_summed(by_pass)) | {name: getattr(heaviest, name) for name in OF_A_PASS}
-    shared = max(shared_bytes(spec, passes(spec)) for spec in specs)
-    summed["evaluation"] += shared
+    looking = looking_bytes(specs, [passes(_widened(spec, specs)) for spec in specs], worth)
+    summed["evaluation"] = looking + max(shared_bytes(spec, passes(spec)) for spec in specs)
     base = base_bytes(specs[0].model.folder, specs[0].model.dtype)
     return Memory(**{**summed, "process": PROCESS, "base": base})
 
@@ -142,5 +142,5 @@ def _of_run(spec: RunSpec, wide: RunSpec, tokens: int) -> Memory:
         activations=kept if tokens else 0,
         logits=found.head.at(tokens, labels) if tokens else 0,
         backward=max(0, found.backward.at(tokens) - kept) if tokens else 0,
-        evaluation=looking_bytes(spec, found),
+        evaluation=0,  # of the pack as a whole
     )

@@ -15,13 +15,14 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
 from ablora.method.adaptation import Adaptation
-from ablora.method.attach import Member, attach
+from ablora.method.attach import attach
 from ablora.method.full import Full
 from ablora.method.init._base import Brought, Site, Start, Triplets
 from ablora.method.init.activation import Activation
 from ablora.method.init.saved import Saved
 from ablora.method.init.zero_b import ZeroB
 from ablora.method.lowrank import LowRank
+from ablora.method.member import Member
 from ablora.method.peft_tuner import Peft
 from ablora.method.targets import find_targets
 from ablora.method.tuned import tune

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ablora.evals._base import TEXT
-from ablora.method.attach import Member, site_of
 from ablora.method.init._base import Brought, DataDriven
 from ablora.method.layer import Layer
 from ablora.method.lowrank import LowRank
+from ablora.method.member import Member, wanted
 from ablora.method.structure._reallocates import reallocating
 from ablora.method.targets import find_targets
 from ablora.models.base import skeleton
@@ -146,8 +146,7 @@ def indices_of(spec: RunSpec, layers: dict[str, Layer], seed: int | None = None)
     method, seed = spec.method, spec.seed if seed is None else seed
     member = Member(method, spec.rank or 0, spec.adapter, seed)
     for name, layer in layers.items():
-        rank = _rank(method.init, name, member.rank)
-        if rank > 0 and (found := method.init.indices(site_of(name, layer, member, method, rank))) is not None:
+        if (found := wanted(name, layer, member, _rank(method.init, name, member.rank))) is not None:
             yield layer, found
 
 

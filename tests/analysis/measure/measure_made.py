@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ablora.method.attach import Member, attach
+from ablora.method.attach import attach
 from ablora.method.export import merged_weights, save_adapter
+from ablora.method.member import Member
 from ablora.models.base import load
 from ablora.spec import RunSpec
 from ablora.spectra.library import Library

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ablora.method.structure._base import Frozen, Stats
+from ablora.method.structure._product import COLUMNS, product
 from ablora.method.structure.routing._base import Routed
 from ablora.spec import check
 
@@ -48,8 +50,15 @@ def routing_stats(routed: Routed, frozen: Frozen, real: Bool[Tensor, " tokens"])
     mask = real.to(routed.judged.dtype)[:, None]
     # A run that waits for its pack-mates' micro-batches has no real token: 0 / 0 would go backward as nan to all of it.
     tokens = mask.sum().clamp_min(1)
-    load = (routed.chosen * mask).sum(0) / tokens
-    mean_p = (routed.judged * mask).sum(0) / tokens
+    load, mean_p = (_over_tokens(mask, of_token) / tokens for of_token in (routed.chosen, routed.judged))
     num = frozen["num_experts"].to(mask.dtype).squeeze(-1)
     k = frozen["slots"].to(mask.dtype).sum() if "slots" in frozen else load.sum().clamp_min(LEAST)
     return {"balance": (num / k) * (load * mean_p).sum(), "load": load}
+
+
+def _over_tokens(mask: Float[Tensor, "tokens 1"], values: Float[Tensor, "tokens experts"]) -> Float[Tensor, " experts"]:
+    """The sum over real tokens, as a product: the order of a plain sum goes with the row's length, padding included, so
+    that it rounds alone and in a pack differently."""
+    experts = values.shape[1]
+    beside = values.new_zeros(len(values), -experts % COLUMNS)
+    return product(mask.mT, torch.cat([values, beside], dim=1))[0, :experts]

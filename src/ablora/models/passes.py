@@ -1,13 +1,21 @@
 """Which runs of a pack go through the base together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
+
+from ablora.models.rows import Rows, Sequence_, lay_out
 
 WORTH = 1024
 """Tokens from which on a pass on a CPU gains nothing by a further run's. Eight runs on the embedded base, one thread, a
 step's time with passes of one run, of 1024 tokens and of all: 359, 361, 475 us a token at 960 tokens a run; 431, 422,
 481 at 540; 511, 500, 517 at 280."""
+
+
+def passes_of(runs: Sequence[Sequence[Sequence_]], device: torch.device) -> Iterator[tuple[range, Rows]]:
+    """Every pass: the runs that take it, and their sequences as its rows."""
+    for own in go_together([sum(len(s.input_ids) for s in run) for run in runs], device):
+        yield own, lay_out([runs[i] for i in own], device, own.start)
 
 
 def go_together(tokens: Sequence[int], device: torch.device) -> list[range]:

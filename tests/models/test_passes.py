@@ -1,13 +1,17 @@
 """Which runs go through the base together changes nothing that they learn."""
 
+from typing import Any, cast
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from packs import Pack, made_up, pack, spec
 
-from ablora.train import passes
-from ablora.train.passes import by_worth, go_together
+from ablora.evals._base import Items
+from ablora.evals.answer_loss import AnswerLoss
+from ablora.models import passes
+from ablora.models.passes import by_worth, go_together
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -29,6 +33,7 @@ def test_a_gpu_takes_all_at_once_and_a_run_without_tokens_takes_no_pass():
     assert go_together([5, 0, 7], CPU) == [range(3)]
 
 
+ASKED = AnswerLoss(split="test", max_items=None)
 MIXED = ("lora", "lora", "pissa", "dora", "dora", "goat", "goat", "adamole", "adalora")
 
 
@@ -59,6 +64,23 @@ def test_a_run_with_fewer_micro_batches_waits_unharmed(preset: str, monkeypatch:
     assert together == [pytest.approx(losses, rel=1e-4) for losses in alone]
     monkeypatch.setattr(passes, "WORTH", 1)
     assert pack(few, many).steps(5) == alone
+
+
+@pytest.mark.parametrize("worth", [1, 200])
+def test_the_loss_of_answers_is_that_of_one_pass_in_passes_of_any_size(worth: int, monkeypatch: pytest.MonkeyPatch):
+    """One run is not asked, one has fewer items."""
+    together = mixed()
+    together.steps(2)  # factors that differ by run
+    members = [Items(cast(Any, None), (), tuple(made_up(i)[: 3 + i])) for i in range(len(MIXED))]
+    members[4] = Items(cast(Any, None), (), ())
+    whole = ASKED.run(together.base, together.adapted, members)
+    monkeypatch.setattr(passes, "WORTH", worth)
+    cut = ASKED.run(together.base, together.adapted, members)
+    assert [found is None for found in cut] == [i == 4 for i in range(len(MIXED))]
+    for a, b in zip(whole, cut, strict=True):
+        if a and b:
+            assert [r["loss_nats"] for r in b.records] == pytest.approx([r["loss_nats"] for r in a.records], rel=1e-5)
+            assert len({r["loss_nats"] for r in b.records}) == len(b.records)
 
 
 def test_the_made_up_data_fill_one_pass():

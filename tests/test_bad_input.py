@@ -146,6 +146,21 @@ def test_a_typo_inside_a_sweep_file(tmp_path, monkeypatch, capsys):
     assert not list(Path.cwd().iterdir())
 
 
+def test_an_axis_with_a_dot_is_no_key_below_the_grid(capsys):
+    assert main(["plan", "+sweeps=search_curves", "sweep.grid.train.lr=[1.0]"]) == 2
+    assert "an axis by itself: train.lr=... takes the place" in capsys.readouterr().err
+
+
+def test_a_grid_that_cannot_replace_the_one_it_inherits(tmp_path, monkeypatch, capsys):
+    head = "# @package _global_\n"
+    conf = conf_with_sweep(tmp_path, f"{head}defaults: [list]\nsweep:\n  grid: {{seed: [0]}}\n")
+    (conf / "sweeps/list.yaml").write_text(f"{head}sweep:\n  grid: [{{seed: 1}}]\n")
+    monkeypatch.setattr("ablora.config.loader.conf_dir", lambda: conf)
+    assert main(["run", "-m", "+sweeps=own"]) == 2
+    assert "'sweeps/own'" in (said := capsys.readouterr().err)
+    assert "as of sweep.grid: write a list as well" in said
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

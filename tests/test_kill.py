@@ -1,6 +1,7 @@
 """SIGKILL at random moments: every run done once, none from zero that had a checkpoint, and the table the undisturbed
 one, bit for bit. The undisturbed study trains in packs of four and two; what was killed goes on in smaller ones."""
 
+import itertools
 import os
 import random
 import signal
@@ -62,8 +63,9 @@ def campaign(tmp_path: Path, kills: int, seed: int) -> None:
     calm.mkdir()
     took_s = finish(calm, "run", "-m", *STUDY)
     wanted, rng = table(calm), random.Random(seed)
+    storms = itertools.count(1)
     while kills > 0:
-        storm = tmp_path / f"storm{kills}"
+        storm = tmp_path / f"storm{next(storms)}"
         storm.mkdir()
         marks: list[Mark] = []
         while kills > 0 and not killed_too_late(storm, rng.uniform(0.1, took_s)):

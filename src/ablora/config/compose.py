@@ -211,6 +211,9 @@ def _unknown(tree: Mapping[str, Any], key: str, value: Any) -> BadInput:
             break
         node = node[part]
         reached.append(part)
+    axis = key.removeprefix("sweep.grid.")
+    if reached == ["sweep", "grid"] and isinstance(node, Mapping) and axis in node:  # its dot is part of its name
+        return BadInput(key, value, f"an axis by itself: {axis}=... takes the place of the grid's")
     place = f"{'.'.join(reached)} has" if reached else "the configuration has"
     here = f"{place} {', '.join(map(str, node))}" if isinstance(node, Mapping) else f"{'.'.join(reached)} has no fields"
     paths = _paths(tree)

@@ -68,6 +68,8 @@ def _as_bad_input(error: Exception) -> BadInput:
     while not str(said) and said.__cause__ is not None:  # the loader wraps OmegaConf's errors without their text
         said = said.__cause__
     text = " ".join(line.strip() for line in str(said).splitlines() if line.strip())
+    if "Cannot merge DictConfig with ListConfig" in text:  # OmegaConf names the file and no key
+        text += "; a mapping cannot replace a list that the file inherits, as of sweep.grid: write a list as well"
     return BadInput("override", getattr(said, "full_key", None) or "on the command line or in conf/", text)
 
 

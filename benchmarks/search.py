@@ -1,15 +1,15 @@
 """What the fair protocol misses, and what it saves: replays of it on the curves of a whole grid.
 
-    ablora run -m +sweeps=search_curves study=curves                   # 420 runs on the embedded base
+    ablora run -m +sweeps=search_curves study=curves                   # 630 runs on the embedded base
     python benchmarks/search.py --read studies/curves                  # writes benchmarks/results/search_curves.json
     python benchmarks/search.py [--curves FILE]                        # replays what is committed
 
-The grid has every method at seven rates with five seeds on two data sets. A replay tunes each method as `protocol=fair`
-does, with its own pruner and its own decisions, on a common grid of the five inner rates, which may be extended to the
-outer two: what it would train it reads from the curves. It then confirms with seeds that tuning did not use. Trials of
-a method go side by side, as in one pack (in use more than `pack` of them are several), or one after another in an order
-that is drawn, as tasks of a cluster may. There is a replay for every choice of tuning seeds, of confirming seeds among
-the others, and of two methods that are compared.
+The grid has every method at nine rates with five seeds on two data sets. A replay tunes each method as `protocol=fair`
+does, with its own pruner and its own decisions, on a common grid of the five inner rates, which may be extended twice
+on either side: what it would train it reads from the curves. It then confirms with seeds that tuning did not use.
+Trials of a method go side by side, as in one pack (in use more than `pack` of them are several), or one after another
+in an order that is drawn, as tasks of a cluster may. There is a replay for every choice of tuning seeds, of confirming
+seeds among the others, and of two methods that are compared.
 
     regret      of one method: mean validation loss over all five seeds at the rate that was chosen, less that at the
                 grid's best rate, over the standard deviation over seeds (pooled over the methods of a data set)
@@ -44,6 +44,8 @@ from ablora_analysis.stats.design import minimum_detectable_difference
 CURVES = Path(__file__).parent / "results" / "search_curves.json"
 METRIC = "answer_loss_nats"
 CONFIRMING = 3
+EXTENSIONS = Fair().extensions
+"""As often a border extends the common grid; the curves have so many rates on either side of it."""
 WAYS: tuple[tuple[Pruner, float, bool, int], ...] = tuple(
     (name, grace, together, seeds)
     for name, grace in (("asha", 0.25), ("asha", 0.0), ("median", 0.25), ("none", 0.0))
@@ -215,7 +217,7 @@ def replayed(grids: Mapping[str, Grid], name: Pruner, grace: float, together: bo
     regrets, shares, edges, hits, replays = [], [], [], [], 0
     for grid in grids.values():
         for seeds in combinations(grid.seeds, tuning):
-            inner = tuple(grid.rates[1:-1])
+            inner = tuple(grid.rates[EXTENSIONS:-EXTENSIONS])
             fresh = [seed for seed in grid.seeds if seed not in seeds]
             protocol = Fair(
                 values=inner, tuning_seeds=seeds, seeds=tuple(fresh), factor=10**0.5, pruner=name, grace=grace

@@ -6,7 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from packs import Pack, made_up, pack, spec
+from packs import Pack, made_up, spec
+from packs import whole as pack
 
 from ablora.evals._base import Items
 from ablora.evals.answer_loss import AnswerLoss

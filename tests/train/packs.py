@@ -21,9 +21,6 @@ from ablora.train.reallocation import reallocate
 from presets import fitting, method
 from tiny import calibrated, llama, made_up
 
-WHOLE = {"intermediate_size": 64}
-"""Of whole lanes: a CPU with AVX-512 takes 32 numbers of SiLU at a time, and the rest of a tensor by a formula that
-rounds otherwise. At a width of 48 which numbers are the rest depends on the pack."""
 TRAIN = TrainSpec(lr=3e-3, max_steps=100, batch_size=4)
 
 
@@ -66,8 +63,15 @@ class Pack:
         return losses
 
 
-def pack(*specs: RunSpec, data: Sequence[tuple[Encoded, ...]] | None = None) -> Pack:
-    base = Base(llama(**WHOLE), cast(PreTrainedTokenizerFast, None))
+def whole(*specs: RunSpec, data: Sequence[tuple[Encoded, ...]] | None = None) -> Pack:
+    """Over a base whose widths are whole lanes, for what must be equal bit for bit: a CPU with AVX-512 takes 32 numbers
+    of SiLU at a time, and the rest of a tensor by a formula that rounds otherwise. At the tiny base's 48 which numbers
+    are the rest depends on the pack."""
+    return pack(*specs, data=data, intermediate_size=64)
+
+
+def pack(*specs: RunSpec, data: Sequence[tuple[Encoded, ...]] | None = None, **sizes: int) -> Pack:
+    base = Base(llama(**sizes), cast(PreTrainedTokenizerFast, None))
     items_of = [made_up(s.seed) for s in specs] if data is None else data
     seen = [calibrated(base.model, s.method, s.adapter, items) for s, items in zip(specs, items_of)]
     members = [Member(s.method, s.rank or 0, s.adapter, s.seed, known) for s, known in zip(specs, seen)]

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from packs import Pack, made_up, pack, spec
+from packs import Pack, made_up, spec
+from packs import whole as pack
 
 from ablora.data.encode import Encoded
 from ablora.method.structure import _product

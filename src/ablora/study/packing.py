@@ -61,8 +61,8 @@ def limit_of(specs: Iterable[RunSpec], packing: Packing, limit_gib: float | None
 
 
 HOLES = 2.0
-"""Resident memory was 1.0 to 2.1 times what a pack asks for, in eight cases: glibc's heap keeps holes. A pack is weighed
-as one common pass, which on a CPU is more than it takes."""
+"""Resident memory was 1.0 to 2.1 times what a pack asks for, in eight cases: glibc's heap keeps holes. A pack is
+weighed as one common pass, which on a CPU is more than it takes."""
 
 
 def _resident(pack: Sequence[RunSpec]) -> int:

@@ -79,7 +79,7 @@ RUNNING, PENDING = Task("RUNNING", "", 0, "abl-x"), Task("PENDING", "Priority", 
 
 def test_queued_running_requeued_and_lost(roots, study, site):
     a, b, c, d = (run(roots, name) for name in "abcd")
-    send(study, ("a",), ("b",), ("c",), ("d",), poll_s=0.001)
+    send(study, ("a",), ("b",), ("c",), ("d",), poll_s=1e-6)
     site.tasks = {"7_0": PENDING, "7_1": RUNNING, "7_2": replace_restart(PENDING, 1)}
     site.ends = {"7_3": "NODE_FAIL"}
     for folder, task in ((b, "7_1"), (c, "7_2"), (d, "7_3")):
@@ -135,9 +135,9 @@ def test_the_record_that_was_sent_last_counts_whatever_the_clocks_say(roots, stu
     folder = run(roots, "a")
     with monkeypatch.context() as ahead:
         ahead.setattr(submissions.time, "time", lambda now=submissions.time.time: now() + 600)
-        send(study, ("a",), poll_s=0.001)
+        send(study, ("a",), poll_s=1e-6)
     claimed(folder, "7")
-    again = submissions.write(study, replace(send(study, ("a",), poll_s=0.001), job="8"))
+    again = submissions.write(study, replace(send(study, ("a",), poll_s=1e-6), job="8"))
     site.tasks, site.ends = {"8": PENDING}, {"7": "CANCELLED"}
     queue = Queue(roots, study)
     assert submissions.read(study)[-1] == again
@@ -200,7 +200,7 @@ def test_a_task_of_which_slurm_has_no_row_was_cancelled_while_it_waited(roots, s
 def test_a_requeued_task_that_is_gone_was_cancelled_while_it_waited(roots, study, site):
     """On a node that is lost: SLURM's row stays at REQUEUED, and the run counted as about to end for ever."""
     folder = run(roots, "a")
-    send(study, ("a",), poll_s=0.001)
+    send(study, ("a",), poll_s=1e-6)
     claimed(folder, "7")
     (folder.path / "claim.0.released").touch()
     site.tasks, site.ends = {"7": PENDING._replace(reason="BeginTime", restart=1)}, {"7": "REQUEUED"}
@@ -224,7 +224,7 @@ def test_a_requeued_task_that_is_gone_was_cancelled_while_it_waited(roots, study
 def test_the_row_of_an_earlier_life_does_not_count_where_slurmctld_knows_better(roots, study, site, row, known, end):
     """A task of a lost node that was cancelled before its next life: for three seconds its row was still NODE_FAIL."""
     run(roots, "a")
-    send(study, ("a",), poll_s=0.001)
+    send(study, ("a",), poll_s=1e-6)
     site.ends, site.known = {"7": row}, {"7": known}
     assert Queue(roots, study).answer.ended == {"7": end}
 
@@ -232,7 +232,7 @@ def test_the_row_of_an_earlier_life_does_not_count_where_slurmctld_knows_better(
 def test_a_task_of_which_the_accounting_has_not_heard_yet_is_not_taken_for_cancelled(roots, study, site):
     """It was killed before it began with its run; slurmctld knows of that at once."""
     folder = run(roots, "a")
-    send(study, ("a",), poll_s=0.001)
+    send(study, ("a",), poll_s=1e-6)
     site.known = {"7": "FAILED"}
     queue = Queue(roots, study)
     settle(queue)
@@ -250,7 +250,7 @@ def test_a_task_that_slurmctld_had_just_taken_when_it_was_killed_is_forgotten_an
     """It writes its state down seconds later. Started again long after or before, it has nothing to do with it; unless
     the sender's clock is off: its number is then to be given again."""
     folder = run(roots, "a")
-    record = send(study, ("a",), poll_s=0.001)
+    record = send(study, ("a",), poll_s=1e-6)
     site.started_s, site.next_job = record.made_s + after_s, next_job
     queue = Queue(roots, study)
     settle(queue)

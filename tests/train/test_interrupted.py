@@ -16,7 +16,7 @@ from ablora.spec import BadInput
 from ablora.store import lines
 from ablora.store.roots import Roots
 from ablora.store.run_folder import create
-from ablora.train import checkpoint
+from ablora.train import checkpoint, loop
 from ablora.train import execute as execution
 from ablora.train.stop import Stopped
 

@@ -118,6 +118,7 @@ function startDrawer() {
   });
   drawer.addEventListener("click", (event) => { if (event.target === drawer) drawer.close(); });
   drawer.addEventListener("close", () => {
+    if (drawer.open) return; // the event comes later than the closing: another run may have been opened since
     try { history.replaceState(null, "", location.pathname + location.search); } catch { /* see openRun */ }
   });
   const named = /^#run-([0-9a-f]+)$/.exec(location.hash);

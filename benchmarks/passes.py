@@ -53,7 +53,7 @@ def pack_of(asked: Sequence[str], runs: int, batch: int, items: int, cache: Path
     base = load(specs[0].model)
     adapted = adapt(base.model, specs, [None] * runs, cache)
     nothing: Any = None  # a run's folder and claim, which no step touches
-    states = [RunState(i, nothing, nothing, spec, train_data(spec, base)[0], adapted) for i, spec in enumerate(specs)]
+    states = [RunState(i, nothing, nothing, spec, train_data(spec, base), adapted) for i, spec in enumerate(specs)]
     loss = AnswerLoss(split="test", max_items=items)
     members = [items_of(spec, base, "test", items, cache)[0] for spec in specs]
 

@@ -106,7 +106,7 @@ def lay_down(folder: Path, specs: Sequence[Any]) -> dict[str, Any]:
     from ablora.train.data import train_data
 
     base = load(specs[0].model)
-    data = [train_data(spec, base)[0] for spec in specs]
+    data = [train_data(spec, base) for spec in specs]
     steps, batch = specs[0].train.max_steps, specs[0].train.batch_size
     items = data[0].items
     orders = [[own._index(position) for position in range(steps * batch)] for own in data]

@@ -9,6 +9,7 @@ import pytest
 
 import fake_execute
 import slurm_lab
+import wandb_log
 from ablora.cli import main
 from ablora.dispatch import slurm, submissions
 from ablora.store import lines
@@ -270,8 +271,9 @@ def test_a_real_run_that_is_requeued_has_the_bits_of_an_undisturbed_one(lab: Lab
         "eval.tasks.forgetting=null",
         "eval.at_start=false",
     ]
+    monkeypatch.setenv("WANDB_MODE", "offline")
     program = "import sys; from ablora.cli import main; sys.exit(main(sys.argv[1:]))"
-    assert lab.start(*short, "cluster.wait=false", program=program).wait(timeout=PATIENCE_S) == 0
+    assert lab.start(*short, "tracker=wandb", "cluster.wait=false", program=program).wait(timeout=PATIENCE_S) == 0
     until(lambda: len(lab.steps(0)) >= 6)
     said("scontrol", "requeue", lab.task(0))
     lab.start_now(lab.task(0))
@@ -285,3 +287,13 @@ def test_a_real_run_that_is_requeued_has_the_bits_of_an_undisturbed_one(lab: Lab
     calm = RunFolder(tmp_path / "calm" / "runs" / disturbed.id)
     for file in ("adapter/ablora_adapter.safetensors", "result.json", "metrics.jsonl", "evals/answer_loss.jsonl"):
         assert (disturbed.path / file).read_bytes() == (calm.path / file).read_bytes(), file
+    require_one_run_at_wandb(disturbed, steps=24)
+
+
+def require_one_run_at_wandb(folder: RunFolder, steps: int) -> None:
+    """One log under the run's own id, whatever its lives, with each step once."""
+    (path,) = (folder.path / "wandb").glob("offline-run-*/*.wandb")
+    log = wandb_log.read(path)
+    assert {run.run_id for run in log.runs} == {folder.id}
+    assert [row["step"] for row in log.rows if "train/loss_nats" in row] == list(range(1, steps + 1))
+    assert log.exit_codes == [0]

@@ -79,7 +79,7 @@ def test_a_killed_trainer_and_its_resume_log_each_step_once(roots, tracker, tmp_
     here = Path(__file__).parent
     program = f"""
         import sys, time
-        sys.path[:0] = [{str(here)!r}]
+        sys.path[:0] = [{str(here)!r}, {str(here.parent)!r}]
         from pathlib import Path
         from ablora.store.roots import Roots
         from ablora.track import TrackerConfig, make

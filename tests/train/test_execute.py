@@ -7,12 +7,16 @@ from dataclasses import replace
 import pytest
 from small import Interruption, Watcher, outcome, run, save_base, small_spec
 
+from ablora.evals.answer_loss import AnswerLoss
+from ablora.models.base import Local, load
+from ablora.spec import EvalSpec
 from ablora.store import lines
 from ablora.store.atomic import Corrupted
 from ablora.store.claims import Fenced
 from ablora.store.roots import Roots
 from ablora.store.run_folder import create
 from ablora.train import checkpoint
+from ablora.train.data import items_of, left_out
 from ablora.train.stop import Stopped, stop_flag
 
 
@@ -76,6 +80,33 @@ def test_a_crash_and_a_resume_change_no_bit(base, roots, undisturbed, crash_afte
     assert watcher.started_at == {2: 0, 3: 0, 5: 4, 8: 6}[crash_after]
     assert outcome(folder) == undisturbed
     assert not left.exists()
+
+
+def test_a_death_between_the_last_evaluation_and_the_result_changes_no_bit(base, roots, undisturbed, monkeypatch):
+    """Nothing is left to be evaluated then, and the result tells what was left out all the same."""
+
+    def die(*_):
+        raise Interruption
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ablora.train.execute._Job._result", die)
+        with pytest.raises(Interruption):
+            run(roots, small_spec(base))
+    watcher = Watcher()
+    (folder,) = run(roots, small_spec(base), watcher=watcher)
+    assert watcher.started_at == 8
+    assert not watcher.seen
+    assert outcome(folder) == undisturbed
+
+
+def test_what_is_left_out_is_that_of_all_that_a_run_asks_for(base, roots):
+    loaded = load(Local(name="small", path=str(base), dtype="float32"))
+    spec = small_spec(base, max_tokens=110)
+    few, many = AnswerLoss(split="test", max_items=3), AnswerLoss(split="test", max_items=60)
+    spec = replace(spec, eval=EvalSpec(tasks={"many": many, "few": few}, every=0))
+    counts = [len(items_of(spec, loaded, "test", task.max_items)[1]) for task in (few, many)]
+    assert counts[0] < counts[1]
+    assert left_out(spec, loaded) == {"train": len(items_of(spec, loaded, "train", None)[1]), "test": counts[1]}
 
 
 def test_a_stop_signal_saves_at_the_next_step(base, roots, undisturbed):

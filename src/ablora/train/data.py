@@ -11,7 +11,7 @@ from torch import nn
 
 from ablora.data._base import Dataset, Example, Splits
 from ablora.data.encode import Encoded, encode_all
-from ablora.evals._base import Items
+from ablora.evals._base import TEXT, Items
 from ablora.method.seeds import generator
 from ablora.method.structure._reallocates import Probe, reallocating
 from ablora.models.base import Base
@@ -94,16 +94,31 @@ def forget_encoded() -> None:
     _encoded.cache_clear()
 
 
-def train_data(spec: RunSpec, base: Base, cache: Path | None = None) -> tuple[TrainData, dict[str, list[str]]]:
-    """A run's training data, and the items left out, by split."""
-    items, out = items_of(spec, base, "train", None, cache)
-    left_out, probe = {"train": list(out)}, ()
+def train_data(spec: RunSpec, base: Base, cache: Path | None = None) -> TrainData:
+    """A run's training data."""
+    items, _ = items_of(spec, base, "train", None, cache)
+    probe = ()
     if (structure := reallocating(spec.method)) is not None:
-        asked = structure.probe
-        found, out = items_of(spec, base, asked.split, None, cache)
-        left_out[asked.split] = list(out)
-        probe = choose_probe(found.encoded, asked, spec.seed)
-    return TrainData(items.encoded, spec.seed, spec.train.batch_size, probe), left_out
+        found, _ = items_of(spec, base, structure.probe.split, None, cache)
+        probe = choose_probe(found.encoded, structure.probe, spec.seed)
+    return TrainData(items.encoded, spec.seed, spec.train.batch_size, probe)
+
+
+def left_out(spec: RunSpec, base: Base, cache: Path | None = None) -> dict[str, int]:
+    """How many items of what a run asks for are over train.max_tokens, by split; of evaluations of one split the one
+    that asks for most counts.
+
+    From the specification alone, not from what a process happened to read: one that found every evaluation finished
+    reads none of their items.
+    """
+    structure = reallocating(spec.method)
+    asked: list[tuple[str, int | None]] = [("train", None)]
+    asked += [(structure.probe.split, None)] if structure is not None else []
+    asked += [(task.split, task.max_items) for task in spec.eval.tasks.values() if task.split != TEXT]
+    out: dict[str, int] = {}
+    for split, most in asked:
+        out[split] = max(out.get(split, 0), len(items_of(spec, base, split, most, cache)[1]))
+    return out
 
 
 def choose_probe(items: Sequence[Encoded], probe: Probe, seed: int) -> tuple[Encoded, ...]:

@@ -23,7 +23,7 @@ from ablora.store.roots import Roots
 from ablora.store.run_folder import SCHEMA, FailureClass, RunFolder, State, metric_name
 from ablora.train import checkpoint
 from ablora.train.calibration import calibrate
-from ablora.train.data import items_of, train_data
+from ablora.train.data import items_of, left_out, train_data
 from ablora.train.environment import append_environment, peak_rss_gib
 from ablora.train.loop import Trained, train_step
 from ablora.train.member import Diverged, RunState
@@ -90,8 +90,6 @@ def _load(model: Any) -> Base:
 class _Spent:
     """What a run has cost in this process."""
 
-    left_out: dict[str, int]
-    """Items over train.max_tokens, by split."""
     tokens: int = 0
     probe_s: float = 0.0
     probe_tokens: int = 0
@@ -116,9 +114,9 @@ class _Job:
     ) -> None:
         """Bring every run to where its checkpoint left it, and cut its records back to there."""
         for i, (folder, claim, spec) in enumerate(zip(pack, claims, specs)):
-            data, left_out = train_data(spec, self.base, self.cache)
+            data = train_data(spec, self.base, self.cache)
             run = RunState(i, folder, claim, spec, data, self.adapted, most)
-            self.spent[run] = _Spent({split: len(items) for split, items in left_out.items()})
+            self.spent[run] = _Spent()
             if (saved := checkpoint.load(folder.checkpoint)) is not None:
                 run.load(saved.tensors, saved.counters)
             self.runs.append(run)
@@ -244,9 +242,7 @@ class _Job:
     def _items(self, run: RunState, task: Evaluation, asked: bool) -> Items:
         if not asked:
             return Items(run.spec.dataset, (), ())
-        items, left_out = items_of(run.spec, self.base, task.split, task.max_items, self.cache)
-        self.spent[run].left_out[task.split] = len(left_out)
-        return items
+        return items_of(run.spec, self.base, task.split, task.max_items, self.cache)[0]
 
     def _record_outcome(self, run: RunState, name: str, split: str, outcome: Outcome) -> None:
         if bad := {k: v for k, v in outcome.metrics.items() if not math.isfinite(v)}:
@@ -284,7 +280,7 @@ class _Job:
             "metrics": final_metrics(run.folder, run.step),
             "trainable_parameters": sum(record.parameters for record in records.values()),
             "modules": {name: record._asdict() for name, record in records.items()},
-            "left_out": self.spent[run].left_out,
+            "left_out": left_out(run.spec, self.base, self.cache),
         }
 
     def _fail(self, run: RunState, kind: FailureClass, error: BaseException) -> None:

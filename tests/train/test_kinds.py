@@ -71,6 +71,9 @@ def test_it_learns_and_the_base_stays_to_be_had_beside_it(preset):
     labels = rows.labels[: len(own)]
     assert torch.equal(torch.nn.functional.cross_entropy(base, labels, reduction="none"), plain)
     assert not torch.allclose(own, base)
+    assert all(p.grad is None for p in run.parameters.values()), "none is left between steps"
+    label_losses_of(adapted, seen).sum().backward()
+    adapted.hand_out_gradients()
     assert all(p.grad is not None for p in run.parameters.values())
 
 

@@ -80,8 +80,12 @@ class Stack:
                 parameter.grad = None if grad is None else self._cut(grad, run, key)
 
     def clear_gradients(self) -> None:
+        """The runs' views too, which would keep the stacked gradient beside the next one."""
         for leaf in self.leaves.values():
             leaf.grad = None
+        for views in self.views:
+            for parameter in views.values():
+                parameter.grad = None
 
     def constants(self, run: int) -> dict[str, Tensor]:
         """A run's fixed tensors at their true shape."""

@@ -34,14 +34,14 @@ def train_step(
     The loss of a run's step is the sum over its answer tokens divided by their number in the whole step, so any
     micro-batch split gives the same gradient; a structure's penalty is weighted by each micro-batch's share of the
     step's real tokens. Runs are summed: each gets gradient 1, and nothing else couples them. `pause` may raise between
-    passes: no parameter has been touched by then.
+    passes: no parameter has been touched by then. Afterwards there are no gradients: they take as much as what is
+    trained.
     """
     steps = [run.micro_batches() for run in runs]
     labels = [sum(len(e.input_ids) - e.answer_start for micro in step for e in micro) for step in steps]
     totals = [sum(len(e.input_ids) for micro in step for e in micro) for step in steps]
     sums = torch.zeros(len(runs), dtype=torch.float64)
     stats: list[dict[str, float]] = [{} for _ in runs]
-    adapted.clear_gradients()
     for micro in range(max(map(len, steps))):
         batches = [step[micro] if micro < len(step) else [] for step in steps]
         tokens = [sum(len(e.input_ids) for e in batch) for batch in batches]
@@ -56,8 +56,10 @@ def train_step(
                     terms.extend(_penalty(adapted, i, tokens[i] / totals[i], stats[i]))
             torch.stack(terms).sum().backward()
     adapted.hand_out_gradients()
-    return {i: _update(run, sums[i].item() / labels[i], labels[i], stats[i], totals[i])
-            for i, run in enumerate(runs) if steps[i]}  # fmt: skip
+    trained = {i: _update(run, sums[i].item() / labels[i], labels[i], stats[i], totals[i])
+               for i, run in enumerate(runs) if steps[i]}  # fmt: skip
+    adapted.clear_gradients()
+    return trained
 
 
 def _sum_by_run(losses: Tensor, batches: Sequence[Sequence[Sequence_]]) -> Tensor:

@@ -40,6 +40,8 @@ class Memory:
     """Copies of the start, scales, masks, and factors that are held still."""
     optimizer: int
     gradients: int
+    """As far as they are there beside the rest of a step: all of them where it takes several passes; in a single pass
+    they come as activations go, and count as far as they are more than those."""
     activations: int
     """What the forward pass of the longest micro-batch keeps for its backward pass."""
     logits: int
@@ -86,6 +88,9 @@ def predict(specs: Sequence[RunSpec], worth: int | None = None) -> Memory:
     ]
     heaviest = max(by_pass, key=lambda part: part.step_bytes - part.gradients)
     summed = asdict(_summed(by_pass)) | {name: getattr(heaviest, name) for name in OF_A_PASS}
+    if len(by_pass) == 1 and not any(_is_cut(spec) for spec in specs):
+        beside = heaviest.step_bytes - heaviest.gradients
+        summed["gradients"] = max(0, heaviest.gradients - beside)
     looking = looking_bytes(specs, [passes(_widened(spec, specs)) for spec in specs], worth)
     summed["evaluation"] = looking + max(shared_bytes(spec, passes(spec)) for spec in specs)
     base = base_bytes(specs[0].model.folder, specs[0].model.dtype)
@@ -106,6 +111,11 @@ def suggest_micro_batch(specs: Sequence[RunSpec], limit_bytes: int) -> int | Non
 
 def _cut(spec: RunSpec, size: int) -> RunSpec:
     return replace(spec, train=replace(spec.train, micro_batch=min(size, spec.train.batch_size)))
+
+
+def _is_cut(spec: RunSpec) -> bool:
+    """Whether its batch takes several passes."""
+    return (spec.train.micro_batch or spec.train.batch_size) < spec.train.batch_size
 
 
 def _length(spec: RunSpec) -> tuple[int, int]:
@@ -141,6 +151,6 @@ def _of_run(spec: RunSpec, wide: RunSpec, tokens: int) -> Memory:
         gradients=padded.trained,
         activations=kept if tokens else 0,
         logits=found.head.at(tokens, labels) if tokens else 0,
-        backward=max(0, found.backward.at(tokens) - kept) if tokens else 0,
+        backward=max(0, found.backward.at(tokens) - kept) + found.head_gradients.at(tokens) if tokens else 0,
         evaluation=0,  # of the pack as a whole
     )

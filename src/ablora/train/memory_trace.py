@@ -55,6 +55,8 @@ class Passes(NamedTuple):
     """The most during the backward pass through the layers, gradients of the first layers among it."""
     head: Line
     """The most between the two, over what is kept: logits, their logarithms and gradients."""
+    head_gradients: Line
+    """Those of what the head trains, which are there while the backward pass goes through the layers."""
     looking: Line
     """The most of a forward pass that keeps nothing."""
     scores: Line
@@ -137,7 +139,7 @@ def _counted(spec: RunSpec) -> Passes:
         kept, backward = (_line(TOKENS, [trunk[i] for trunk in trunks]) for i in (0, 1))
         looking = _line(TOKENS, [_look(run, tokens) for tokens in TOKENS])
         head, scores = (_plane(partial(_head, run, learns)) for learns in (True, False))
-        return Passes(kept, backward, head, looking, scores)
+        return Passes(kept, backward, head, Line(_head_gradients(run)), looking, scores)
 
 
 def _line(at: tuple[int, int], found: list[int]) -> Line:
@@ -204,6 +206,19 @@ def _head(run: Shadow, learns: bool, tokens: int, labels: int) -> int:
             losses.backward()
     run.adapted.clear_gradients()
     return live.peak
+
+
+def _head_gradients(run: Shadow) -> int:
+    width = run.model.config.get_text_config().hidden_size
+    hidden = torch.empty(1, 1, width, device="meta", dtype=run.model.dtype)
+    with torch.enable_grad():
+        logits = run.adapted.logits(hidden)
+        if logits.requires_grad:
+            logits.sum().backward()
+    own = (p.grad for p in run.adapted.parameters(0).values())
+    found = sum(grad.nbytes for grad in own if grad is not None)
+    run.adapted.clear_gradients()
+    return found
 
 
 def _losses(adapted: Adaptation, hidden: Tensor, at: Tensor) -> Tensor:

@@ -86,6 +86,14 @@ def test_hydras_own_sweeper_still_works():
     assert folders() == ["cache", "runs", "studies"]
 
 
+def test_hydras_submitit_launcher_still_works():
+    process = run("ablora.app", "-m", "hydra/launcher=submitit_local", "seed=0,1", *TINY)
+    assert process.returncode == 0, process.stderr
+    assert len(list(Path("runs").glob("*/result.json"))) == 2
+    assert not Path("studies/default").exists(), "a job for each run, and no study of ours"
+    assert list(Path("studies/.hydra/.submitit").iterdir())
+
+
 def test_hydras_flags_show_the_configuration():
     process = run("ablora.cli", "run", "method=milora", "--cfg", "job", "--package", "method")
     assert process.returncode == 0

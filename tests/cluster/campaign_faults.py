@@ -180,7 +180,8 @@ def time_ended(round_: Round) -> Fault | None:
 
 
 def cancelled(round_: Round) -> Fault | None:
-    """A task that trains, or one that waits; one that was ending and that SLURM does not call cancelled is none."""
+    """A task that trains, or one that waits. None where it was ending and SLURM does not call it cancelled, nor where
+    nobody was on its node to end it: its process went on to the result."""
     tasks = {name: task.state for name, task in round_.lab.queued().items()}
     training = round_.training()
     able = [s for s in sorted(round_.ids) if s not in round_.spared and round_.records(s) and not round_.is_over(s)
@@ -192,7 +193,7 @@ def cancelled(round_: Round) -> Fault | None:
     quiet("scancel", task)
     round_.pause(1)
     round_.until(lambda: folder.result.exists() or round_.state(seed) == "failed", 60)
-    if tasks.get(task) != "PENDING" and not _slurm_says(task, "CANCELLED"):
+    if folder.result.exists() or (tasks.get(task) != "PENDING" and not _slurm_says(task, "CANCELLED")):
         round_.may[folder.id] |= {"cancelled"}  # on a node that is being lost it may take effect much later
         return None
     round_.caused[folder.id]["cancelled"] += 1

@@ -1,5 +1,6 @@
 """From a command to results, on a real SLURM: sent once, split, detached, refused, frozen."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,21 @@ def test_what_the_site_would_refuse_is_refused_before_anything_is_written(lab: L
     assert legal in capsys.readouterr().err
     assert not lab.study.exists()
     assert not lab.roots.runs.exists()
+
+
+def test_hydras_own_launcher_sends_each_run_as_a_job(lab: Lab):
+    """The official plug-in, unchanged: `hydra/launcher=submitit_slurm`."""
+    sent = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=low", "hydra.launcher.mem_per_cpu=900M",
+            "hydra.launcher.timeout_min=30"]  # fmt: skip
+    tiny = ["train=quick", "train.max_steps=2", "train.batch_size=2", "tracker=off", "cluster.threads=1",
+            "eval.tasks.generation=null", "eval.tasks.validation_answer_loss=null", "eval.at_start=false",
+            "eval.tasks.forgetting=null", "eval.tasks.answer_loss.max_items=2"]  # fmt: skip
+    command = [sys.executable, "-m", "ablora.app", "-m", *sent, "seed=0,1", *tiny]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 0, done.stderr
+    assert len(list(lab.roots.runs.glob("*/result.json"))) == 2
+    records = [json.loads(path.read_text()) for path in lab.roots.runs.glob("*/env.json")]
+    assert all(start["slurm_job"] for record in records for start in record["starts"])
 
 
 def test_without_slurm_it_says_so(lab: Lab, capsys, monkeypatch):

@@ -83,8 +83,11 @@ def _require_accepted(wanted: Slurm, tasks: int) -> None:
     options = [f"--{name}={value}" if value else f"--{name}" for name, value in wanted.sbatch_options().items()]
     command = ["sbatch", "--test-only", f"--array=0-{tasks - 1}", *options, "--wrap=true"]
     end = time.monotonic() + scheduler.PATIENCE_S
-    while said := _refusal(command):
-        if not _nodes_are_unknown() or time.monotonic() > end:
+    while True:
+        unknown = _nodes_are_unknown()  # asked first: nodes that answer between the two made the refusal look final
+        if not (said := _refusal(command)):
+            return
+        if not unknown or time.monotonic() > end:
             raise BadInput("cluster", " ".join(options), f"what sbatch takes; it says: {said}")
         time.sleep(1)
 
@@ -96,8 +99,10 @@ def _refusal(command: list[str]) -> str:
 
 
 def _nodes_are_unknown() -> bool:
-    """Whether a node has not answered yet: for 5 s after slurmctld had been started again every job was refused so."""
-    return "unknown" in scheduler.ask("sinfo", "--noheader", "--format=%T").split()
+    """Whether a node has not answered yet: for 5 s after slurmctld had been started again every job was refused so.
+    A lost one stays `unknown*` until it is given up."""
+    states = scheduler.ask("sinfo", "--noheader", "--format=%T").split()
+    return any(state.startswith("unknown") for state in states)
 
 
 def partitions() -> dict[str, Partition]:

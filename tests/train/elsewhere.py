@@ -68,14 +68,17 @@ def set_up() -> torch.library.Library:
     _setup_privateuseone_for_python_backend(NAME)
     library = torch.library.Library("_", "IMPL")
     library.fallback(compute, "PrivateUse1")
-    made = torch.tensor
+    torch.tensor = _made_here(torch.tensor)  # the real one asks for a C++ device
+    torch.eye = _made_here(torch.eye)  # resizes what it writes to, which a wrapper cannot follow
+    return library
 
-    def tensor(*args: Any, device: Any = None, **kwargs: Any) -> torch.Tensor:  # the real one asks for a C++ device
-        out = made(*args, **kwargs)
+
+def _made_here(make: Any) -> Any:
+    def made(*args: Any, device: Any = None, **kwargs: Any) -> torch.Tensor:
+        out = make(*args, **kwargs)
         return out if device is None else out.to(device)
 
-    torch.tensor = tensor
-    return library
+    return made
 
 
 def train(folder: Path, base: Path, presets: list[str]) -> None:

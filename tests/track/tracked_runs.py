@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import wandb_log
 from track_values import Method, Model, Numbers, Task
 
+import wandb_log
 from ablora.spec import AdapterSpec, EvalSpec, RunSpec, TrainSpec
 from ablora.store import atomic, lines
 from ablora.store.roots import Roots

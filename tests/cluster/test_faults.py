@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -218,10 +219,16 @@ def test_more_memory_than_asked_for(lab: Lab):
 
 
 def test_slurmctld_killed_and_started_again(lab: Lab):
-    """The next command comes while it refuses every job, as no node has answered yet."""
+    """The next command comes while it refuses every job, as no node has answered yet; both have jobs that it knows, so
+    that none of them is `unknown`."""
+    home = Path(os.environ["SLURM_CONF"]).parent
     assert lab.run(f"seed={UNTIL}", "cluster.wait=false") == 0
     until(lambda: lab.trains(UNTIL))
-    os.kill(int((Path(os.environ["SLURM_CONF"]).parent / "slurmctld.pid").read_text()), signal.SIGKILL)
+    asked = ["sbatch", "--parsable", "--mem=50", "--output=/dev/null", "--wrap=sleep 600"]
+    other = [said(*asked, f"--nodelist={node}").strip() for node in ("node1", "node2")]
+    until(lambda: all(said("squeue", "--noheader", "--format=%t", f"--jobs={job}").strip() == "R" for job in other))
+    time.sleep(6)  # it writes its state down within five seconds
+    os.kill(int((home / "slurmctld.pid").read_text()), signal.SIGKILL)
     try:
         assert lab.standing(UNTIL).state in ("queued", "running"), "as it was: who cannot be asked is not dead"
     finally:
@@ -229,6 +236,7 @@ def test_slurmctld_killed_and_started_again(lab: Lab):
     until(lambda: subprocess.run(["scontrol", "ping"], capture_output=True).returncode == 0)
     seeds = f"seed={UNTIL},0"
     assert lab.run(seeds, "cluster.wait=false") == 0
+    said("scancel", *other)
     lab.go()
     assert lab.run(seeds) == 0
     assert (lab.starts(UNTIL), lab.starts(0), len(submissions.read(lab.study))) == (1, 1, 2)

@@ -112,29 +112,26 @@ def test_what_is_short_for_a_task_is_half_of_what_it_has_until_it_is_told(wanted
     assert Slurm(**wanted)._short_s == short_s
 
 
-@pytest.mark.parametrize(("answers", "taken"), [(3, True), (None, False)])
-def test_a_slurmctld_that_knows_no_node_yet_is_asked_again_and_one_that_does_is_believed(monkeypatch, answers, taken):
-    """`answers`: the question at which its nodes have answered; None: they had before."""
-    said = iter([*["no"] * ((answers or 9) - 1), ""])
-    monkeypatch.setattr(slurm_site, "_refusal", lambda command: next(said))
-    monkeypatch.setattr(scheduler, "ask", lambda *_: "idle\nunknown\n" if answers else "idle\nmixed\n")
-    monkeypatch.setattr(slurm_site.time, "sleep", lambda seconds: None)
-    if taken:
-        slurm_site._require_accepted(Slurm(), 1)
-        return
-    with pytest.raises(BadInput, match="what sbatch takes; it says: no"):
-        slurm_site._require_accepted(Slurm(), 1)
+def _config(as_of: str, boot: str = "2026-11-30T06:46:27") -> str:
+    return f"Configuration data as of {as_of}\nBOOT_TIME               = {boot}\nClusterName             = lab\n"
 
 
-def test_nodes_that_answer_between_the_refusal_and_the_question_do_not_make_it_final(monkeypatch):
-    """Seen three times in eleven restarts of slurmctld: refused with no node known, and asked when all were."""
-    clock = iter(["unknown*", "sbatch refuses", "idle", "sbatch takes it"])
-    refusals = {"sbatch refuses": "Requested node configuration is not available", "sbatch takes it": ""}
-    monkeypatch.setattr(scheduler, "ask", lambda *_: next(clock))
-    monkeypatch.setattr(slurm_site, "_refusal", lambda command: refusals[next(clock)])
+def test_a_refusal_by_a_slurmctld_that_has_just_been_started_is_not_final(monkeypatch):
+    refusals = iter(["Requested node configuration is not available"] * 3 + [""])
+    monkeypatch.setattr(slurm_site, "_refusal", lambda command: next(refusals))
+    monkeypatch.setattr(scheduler, "ask", lambda *_: _config("2026-11-30T06:46:31"))
     monkeypatch.setattr(slurm_site.time, "sleep", lambda seconds: None)
     slurm_site._require_accepted(Slurm(), 1)
-    assert next(clock, None) is None
+    assert next(refusals, None) is None, "asked until it was taken"
+
+
+@pytest.mark.parametrize("config", [_config("2026-11-30T06:47:28"), _config("2026-11-30T06:46:31", "(null)"), ""])
+def test_one_by_a_slurmctld_that_is_up_for_long_or_does_not_say_is(monkeypatch, config):
+    """The first after a minute and a second."""
+    monkeypatch.setattr(slurm_site, "_refusal", lambda command: "no")
+    monkeypatch.setattr(scheduler, "ask", lambda *_: config)
+    with pytest.raises(BadInput, match="what sbatch takes; it says: no"):
+        slurm_site._require_accepted(Slurm(), 1)
 
 
 def test_the_document_has_one_of_each_kind():

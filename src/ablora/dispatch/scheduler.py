@@ -94,8 +94,9 @@ def _expanded(indices: str) -> Iterator[int]:
 
 
 def configuration() -> dict[str, str]:
-    """What `scontrol show config` lists: ClusterName, MaxArraySize, ..."""
-    pairs = (line.partition("=") for line in ask("scontrol", "show", "config").splitlines())
+    """What `scontrol show config` lists: ClusterName, MaxArraySize, ...; and `as of`, slurmctld's clock."""
+    said = ask("scontrol", "show", "config").replace("Configuration data as of ", "as of=", 1)
+    pairs = (line.partition("=") for line in said.splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
@@ -113,6 +114,15 @@ def start() -> Start | None:
     try:
         found = configuration()
         return Start(datetime.fromisoformat(found["BOOT_TIME"]).timestamp(), int(found["NEXT_JOB_ID"]))
+    except (NoAnswer, KeyError, ValueError):
+        return None
+
+
+def age_s() -> float | None:
+    """How long slurmctld has been up, by its own clock alone; None where it does not say."""
+    try:
+        found = configuration()
+        return (datetime.fromisoformat(found["as of"]) - datetime.fromisoformat(found["BOOT_TIME"])).total_seconds()
     except (NoAnswer, KeyError, ValueError):
         return None
 

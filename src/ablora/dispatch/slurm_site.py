@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from ablora.dispatch.slurm import Slurm
 
 
+YOUNG_S = 60
+"""A slurmctld that was started so recently may refuse every job, as its nodes have not answered yet (seen: for 5 s).
+Their states do not tell: one that had jobs when slurmctld died is `mixed` from the start."""
+
+
 class Partition(NamedTuple):
     """One partition, over all its kinds of node."""
 
@@ -82,12 +87,8 @@ def _kind(gres: str) -> str:
 def _require_accepted(wanted: Slurm, tasks: int) -> None:
     options = [f"--{name}={value}" if value else f"--{name}" for name, value in wanted.sbatch_options().items()]
     command = ["sbatch", "--test-only", f"--array=0-{tasks - 1}", *options, "--wrap=true"]
-    end = time.monotonic() + scheduler.PATIENCE_S
-    while True:
-        unknown = _nodes_are_unknown()  # asked first: nodes that answer between the two made the refusal look final
-        if not (said := _refusal(command)):
-            return
-        if not unknown or time.monotonic() > end:
+    while said := _refusal(command):
+        if (age_s := scheduler.age_s()) is None or age_s > YOUNG_S:
             raise BadInput("cluster", " ".join(options), f"what sbatch takes; it says: {said}")
         time.sleep(1)
 
@@ -96,13 +97,6 @@ def _refusal(command: list[str]) -> str:
     """What sbatch says against a job; empty where it would take it."""
     done = subprocess.run(command, capture_output=True, text=True, env=scheduler.without_a_job())
     return " ".join(done.stderr.replace("allocation failure:", "").split()) if done.returncode else ""
-
-
-def _nodes_are_unknown() -> bool:
-    """Whether a node has not answered yet: for 5 s after slurmctld had been started again every job was refused so.
-    A lost one stays `unknown*` until it is given up."""
-    states = scheduler.ask("sinfo", "--noheader", "--format=%T").split()
-    return any(state.startswith("unknown") for state in states)
 
 
 def partitions() -> dict[str, Partition]:

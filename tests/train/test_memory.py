@@ -11,6 +11,8 @@ from ablora.data.arithmetic import Arithmetic
 from ablora.evals.answer_loss import AnswerLoss
 from ablora.evals.generation import Generation
 from ablora.method.adapt import adapt
+from ablora.method.full import Full
+from ablora.method.peft_tuner import Peft
 from ablora.models.base import Base, Embedded, load
 from ablora.models.rows import lay_out
 from ablora.spec import AdapterSpec, BadInput, EvalSpec, RunSpec, TrainSpec
@@ -87,6 +89,14 @@ def test_what_is_kept_for_backward_is_what_autograd_keeps(preset):
         adapted.detach()
     assert hidden.requires_grad
     assert passes(run).kept.at(rows.ids.shape[1]) == pytest.approx(kept, rel=0.06)
+
+
+@pytest.mark.parametrize("tuner", ["SHIRA", "FROD"])
+def test_a_tuner_that_starts_from_weights_counts_as_all_of_its_targets(tuner):
+    """There are none to read; before, a legal run was refused for it."""
+    config = {"progressbar": False} if tuner == "FROD" else {}
+    found = predict([replace(spec(), method=Peft(name=tuner, tuner=tuner, config=config), rank=None)])
+    assert found == predict([replace(spec(), method=Full(name="", part="targets"), rank=None)])
 
 
 def test_runs_add_up():

@@ -22,13 +22,15 @@ PICO = Embedded(name="pico", dtype="float32")
 BATCH = 8
 
 
-def specs(preset: str, runs: int, rank: int | None, dropout: float, micro: int | None) -> list[RunSpec]:
+def specs(
+    preset: str, runs: int, rank: int | None = None, dropout: float = 0.0, micro: int | None = None, batch: int = BATCH
+) -> list[RunSpec]:
     """Every step has all the items that there are, so that its length is the one that is predicted."""
     one = RunSpec(
         method=method(preset),
         model=PICO,
-        dataset=Arithmetic(name="arithmetic", max_train_items=BATCH),
-        train=TrainSpec(lr=1e-3, max_steps=5, batch_size=BATCH, micro_batch=micro),
+        dataset=Arithmetic(name="arithmetic", max_train_items=batch),
+        train=TrainSpec(lr=1e-3, max_steps=5, batch_size=batch, micro_batch=micro),
         eval=EvalSpec(tasks={}),
         adapter=AdapterSpec(dropout=dropout),
         rank=rank,
@@ -66,3 +68,11 @@ def test_what_a_real_step_holds_is_predicted(preset, runs, rank, dropout, micro)
     asked = specs(preset, runs, rank, dropout, micro)
     found = predict(asked, WORTH)
     assert found.step_bytes == pytest.approx(held(asked), rel=0.05)
+
+
+def test_gradients_count_where_they_are_more_than_what_is_kept():
+    """Full fine-tuning of one example: at the end of the backward pass the gradients are all there, and little else."""
+    asked = specs("full", 1, batch=1)
+    found = predict(asked, WORTH)
+    assert found.gradients > 0
+    assert found.step_bytes == pytest.approx(held(asked), rel=0.1)

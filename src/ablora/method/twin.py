@@ -119,14 +119,15 @@ def _counted(folder: Path, targets: str | tuple[str, ...], tuner: str, config: s
         try:
             found = make(skeleton(folder), method, targets)
         except BadInput as error:
-            if not _wants_numbers(error.__cause__):
+            if not wants_numbers(error.__cause__):
                 raise
             found = make(AutoModelForCausalLM.from_config(skeleton(folder).config), method, targets)
     return sum(p.numel() for p in found.trained().values())
 
 
-def _wants_numbers(error: BaseException | None) -> bool:
-    """Some tuners read the weights that they start from (seen: FROD, SHIRA): shapes do not do."""
+def wants_numbers(error: BaseException | None) -> bool:
+    """Whether shapes do not do: some tuners read the weights that they start from (seen: FROD, SHIRA), and a prompt's
+    place depends on the tokens. Torch says so by a class of its own or by the device's name."""
     return isinstance(error, NotImplementedError) or "meta" in str(error)
 
 

@@ -42,6 +42,7 @@ def train_step(
     totals = [sum(len(e.input_ids) for micro in step for e in micro) for step in steps]
     sums = torch.zeros(len(runs), dtype=torch.float64)
     stats: list[dict[str, float]] = [{} for _ in runs]
+    adapted.clear_gradients()  # of a step that was left undone
     for micro in range(max(map(len, steps))):
         batches = [step[micro] if micro < len(step) else [] for step in steps]
         tokens = [sum(len(e.input_ids) for e in batch) for batch in batches]

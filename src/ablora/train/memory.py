@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
 from ablora.method.lowrank import LowRank
+from ablora.models.base import skeleton
 from ablora.models.passes import by_worth
 from ablora.spec import RunSpec, check
 from ablora.train.memory_evals import looking_bytes, shared_bytes
@@ -40,8 +41,9 @@ class Memory:
     """Copies of the start, scales, masks, and factors that are held still."""
     optimizer: int
     gradients: int
-    """As far as they are there beside the rest of a step: all of them where it takes several passes; in a single pass
-    they come as activations go, and count as far as they are more than those."""
+    """As far as they are there beside the rest of a step: all of them where it takes several passes. In a single pass
+    they come as activations go, so that the step is the more of its begin (no gradients) and its end (all of them, and
+    what one layer takes); they count as far as that is more."""
     activations: int
     """What the forward pass of the longest micro-batch keeps for its backward pass."""
     logits: int
@@ -89,8 +91,9 @@ def predict(specs: Sequence[RunSpec], worth: int | None = None) -> Memory:
     heaviest = max(by_pass, key=lambda part: part.step_bytes - part.gradients)
     summed = asdict(_summed(by_pass)) | {name: getattr(heaviest, name) for name in OF_A_PASS}
     if len(by_pass) == 1 and not any(_is_cut(spec) for spec in specs):
-        beside = heaviest.step_bytes - heaviest.gradients
-        summed["gradients"] = max(0, heaviest.gradients - beside)
+        begin = heaviest.step_bytes - heaviest.gradients
+        end = heaviest.gradients + heaviest.activations // _layers(specs[0]) + heaviest.backward
+        summed["gradients"] = max(0, end - begin)
     looking = looking_bytes(specs, [passes(_widened(spec, specs)) for spec in specs], worth)
     summed["evaluation"] = looking + max(shared_bytes(spec, passes(spec)) for spec in specs)
     base = base_bytes(specs[0].model.folder, specs[0].model.dtype)
@@ -111,6 +114,12 @@ def suggest_micro_batch(specs: Sequence[RunSpec], limit_bytes: int) -> int | Non
 
 def _cut(spec: RunSpec, size: int) -> RunSpec:
     return replace(spec, train=replace(spec.train, micro_batch=min(size, spec.train.batch_size)))
+
+
+def _layers(spec: RunSpec) -> int:
+    """Of the base; one where its configuration does not say, which makes the end of a pass larger."""
+    config = skeleton(spec.model.folder).config.get_text_config()
+    return getattr(config, "num_hidden_layers", None) or 1
 
 
 def _is_cut(spec: RunSpec) -> bool:

@@ -26,9 +26,10 @@ from ablora.method.member import Member
 from ablora.method.peft_tuner import Peft
 from ablora.method.targets import find_targets
 from ablora.method.tuned import tune
+from ablora.method.twin import wants_numbers
 from ablora.method.whole_model import WholeModel
 from ablora.models.base import skeleton
-from ablora.spec import RunSpec
+from ablora.spec import AdapterSpec, BadInput, RunSpec
 from ablora.spectra.library import Library
 
 NAME = "ablora_counted"
@@ -72,7 +73,7 @@ def shadow(spec: RunSpec) -> Iterator[Shadow]:
         case Full():
             adapted: Adaptation = WholeModel(model, method, adapter)
         case Peft():
-            adapted = tune(model, method, adapter, spec.seed)
+            adapted = _tuned(model, method, adapter, spec.seed)
         case LowRank():
             adapted = attach(model, [Member(_plain(method), spec.rank or 0, adapter, 0)], Library(None))
         case _:
@@ -81,6 +82,17 @@ def shadow(spec: RunSpec) -> Iterator[Shadow]:
         yield Shadow(*cut, adapted)
     finally:
         adapted.detach()
+
+
+def _tuned(model: PreTrainedModel, method: Peft, adapter: AdapterSpec, seed: int) -> Adaptation:
+    """The tuner's own modules; for one that reads the weights that it starts from, training all targets, which takes no
+    less."""
+    try:
+        return tune(model, method, adapter, seed)
+    except BadInput as error:
+        if not wants_numbers(error.__cause__):
+            raise
+        return WholeModel(model, Full(name="", part="targets"), adapter)
 
 
 @lru_cache(maxsize=8)

@@ -13,6 +13,7 @@ from ablora.method.dropout import Draw
 from ablora.method.full import Full
 from ablora.method.lowrank import LowRank
 from ablora.method.peft_tuner import Peft
+from ablora.method.twin import wants_numbers
 from ablora.models.rows import Rows, cross_entropies
 from ablora.spec import RunSpec
 from ablora.train.memory_live import Live
@@ -126,8 +127,8 @@ def _whole(run: Shadow, tensors: Mapping[str, Tensor], measure: Callable[[Tensor
 def _passes(key: _Key) -> Passes:
     try:
         return _counted(key.spec)
-    except (NotImplementedError, RuntimeError):
-        if not isinstance(key.spec.method, Peft):
+    except (NotImplementedError, RuntimeError) as error:
+        if not isinstance(key.spec.method, Peft) or not wants_numbers(error):
             raise
         # A prompt's place depends on numbers, which are not there: what training all targets would keep is no less.
         return _counted(replace(key.spec, method=Full(name="", part="targets")))

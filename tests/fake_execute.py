@@ -44,6 +44,7 @@ def loss_of(lr: float, seed: int = 0) -> float:
 
 def _run(folder: RunFolder, claim: Claim, observers: Sequence[Observer], judge: Judge | None) -> None:
     spec = folder.read_spec()
+    lines.keep(folder.metrics, lambda record: True)  # half a line that a full disk left, as the trainer does
     begun = max((record["step"] for record in lines.read(folder.metrics)), default=0)
     for observer in observers:
         observer.started(folder, spec, begun)

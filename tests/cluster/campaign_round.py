@@ -88,6 +88,8 @@ class Round:
         self.spared: set[int] = set()
         """Runs for which a fault is on its way."""
         self.doubled: set[str] = set()
+        self.unwritten: set[str] = set()
+        """Arrays of which a slurmctld that was killed may have forgotten that they began or were cancelled."""
         self.drained = self.held = 0
         self.replenished = 0.0
 
@@ -238,10 +240,12 @@ class Round:
 
     def _require_one(self, tasks: dict[str, Task]) -> None:
         """Whatever happened, SLURM has no run in two tasks; by the arrays' names, as a slurmctld that was killed gives
-        a number that it has forgotten to the next array."""
+        a number that it has forgotten to the next array. It may also begin again what it had begun, and take for
+        running what was cancelled: of such arrays the journal alone tells that nobody trained beside another."""
         found: dict[str, set[str]] = defaultdict(set)
         for record in submissions.read(self.lab.study):
-            for i, runs in enumerate(record.tasks if record.phase != "abandoned" else ()):
+            known = record.phase != "abandoned" and record.name not in self.unwritten
+            for i, runs in enumerate(record.tasks if known else ()):
                 task = tasks.get(str(record.task(i)))
                 for run in runs if task is not None and task.name == record.name else ():
                     found[run].add(str(record.task(i)))

@@ -121,7 +121,6 @@ def test_two_controllers_at_once_send_each_run_once(lab: Lab):
     assert len(submissions.read(lab.study)) == 1
 
 
-@pytest.mark.slow
 def test_a_requeued_task_goes_on_where_it_was(lab: Lab):
     assert lab.run(f"seed={UNTIL}", "cluster.wait=false") == 0
     until(lambda: lab.trains(UNTIL))
@@ -140,7 +139,6 @@ def test_a_requeued_task_goes_on_where_it_was(lab: Lab):
     assert whole(lab)
 
 
-@pytest.mark.slow
 def test_preemption_writes_a_checkpoint_and_goes_on_afterwards(lab: Lab):
     here = ["cluster.cpus=4", "cluster.threads=1", "cluster.options=['nodelist=node1']"]
     assert lab.run(f"seed={UNTIL}", "cluster.wait=false", *here) == 0
@@ -243,7 +241,6 @@ def test_slurmctld_killed_and_started_again(lab: Lab):
     assert whole(lab)
 
 
-@pytest.mark.slow
 def test_a_lost_node(lab: Lab):
     """Its process runs on for a while, and must not disturb the one that took the run over."""
     assert lab.run(f"seed={UNTIL}", "cluster.wait=false", "cluster.options=['nodelist=node2']") == 0

@@ -1,6 +1,7 @@
 """What all tests share: real data by path, small models, one thread for torch."""
 
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -14,7 +15,7 @@ hypothesis.settings.load_profile("ours")
 sys.path.insert(0, str(Path(__file__).parent))
 # No test works in the user's own folders.
 os.environ.pop("ABLORA_RUNS", None)
-os.environ["ABLORA_CACHE"] = tempfile.mkdtemp(prefix="ablora-test-cache-")
+CACHE = os.environ["ABLORA_CACHE"] = tempfile.mkdtemp(prefix="ablora-test-cache-")
 torch.set_num_threads(1)  # bit-equality needs one thread, and xdist's workers share two cores
 
 REPOSITORY = Path(__file__).parents[1]
@@ -36,6 +37,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid in LONG or item.nodeid.partition("::")[0] in LONG:
             item.add_marker("long")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(CACHE, ignore_errors=True)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

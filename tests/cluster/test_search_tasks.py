@@ -6,7 +6,7 @@ import signal
 from ablora.store import atomic, lines
 from ablora.store.run_folder import RunFolder, folder_of
 from fake_execute import UNTIL
-from slurm_lab import Lab, until
+from slurm_lab import Lab, said, until
 
 SEARCH = ["tuner=optuna", "tuner.at_once=1", "train.lr=tag(log,interval(1e-4,3e-2))", f"seed={UNTIL}"]
 
@@ -26,10 +26,10 @@ def pids(folder: RunFolder) -> list[int]:
     return [int(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def train(lab: Lab) -> bool:
-    """Whether all four are at their steps."""
+def train(lab: Lab, count: int) -> bool:
+    """Whether all of them are at their steps."""
     found = trials(lab)
-    return len(found) == 4 and all(len(list(lines.read(run_of(lab, number).metrics))) > 3 for number in found)
+    return len(found) == count and all(len(list(lines.read(run_of(lab, number).metrics))) > 3 for number in found)
 
 
 def test_a_worker_that_is_killed_loses_no_trial_and_adds_none(lab: Lab, capsys):
@@ -37,7 +37,7 @@ def test_a_worker_that_is_killed_loses_no_trial_and_adds_none(lab: Lab, capsys):
     (sent,) = lab.records()
     assert [len(task) for task in sent.tasks] == [1, 1, 1, 1]
     assert "4 trials (" in capsys.readouterr().err
-    until(lambda: train(lab))
+    until(lambda: train(lab, 4))
     before = trials(lab)
     assert len({record["run"] for record in before.values()}) == 4
     os.kill(pids(run_of(lab, 2))[0], signal.SIGKILL)
@@ -55,6 +55,30 @@ def test_a_worker_that_is_killed_loses_no_trial_and_adds_none(lab: Lab, capsys):
         assert steps == list(range(1, len(steps) + 1))
     assert len(list(lab.roots.runs.glob("*/result.json"))) == 4
     assert [len(record.tasks) for record in lab.records()] == [4, 1], "the lost one alone was sent again"
+
+
+def test_a_preempted_trial_keeps_its_number_and_its_run(lab: Lab, capsys):
+    a_node_each = ["cluster.cpus=4", "cluster.threads=1"]
+    assert lab.run(*SEARCH, "tuner.trials=2", "cluster.wait=false", *a_node_each) == 0
+    (sent,) = lab.records()
+    until(lambda: train(lab, 2))
+    before = trials(lab)
+    said("sbatch", "--partition=high", "--nodelist=node1", "--cpus-per-task=4", "--mem=50",
+         "--output=/dev/null", "--wrap=sleep 3")  # fmt: skip
+    until(lambda: any((run_of(lab, number).path / "claim.0.released").exists() for number in before))
+    (number,) = (number for number in before if (run_of(lab, number).path / "claim.0.released").exists())
+    stopped = len(list(lines.read(run_of(lab, number).metrics)))
+    (index,) = (i for i, task in enumerate(sent.tasks) if task == (before[number]["slot"],))
+    lab.start_now(str(sent.task(index)))
+    until(lambda: len(pids(run_of(lab, number))) == 2)
+    lab.go()
+    assert lab.run(*SEARCH, "tuner.trials=2", *a_node_each) == 0, capsys.readouterr().err
+    assert trials(lab) == before
+    assert len(pids(run_of(lab, 1 - number))) == 1
+    steps = [record["step"] for record in lines.read(run_of(lab, number).metrics)]
+    assert len(steps) > stopped
+    assert steps == list(range(1, len(steps) + 1))
+    assert len(lab.records()) == 1, "its task was requeued and not sent again"
 
 
 def test_a_search_is_added_to_and_its_new_trials_alone_are_sent(lab: Lab, capsys):

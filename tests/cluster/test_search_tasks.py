@@ -3,6 +3,7 @@
 import os
 import signal
 
+from ablora.dispatch import submissions
 from ablora.store import atomic, lines
 from ablora.store.run_folder import RunFolder, folder_of
 from fake_execute import UNTIL
@@ -89,3 +90,24 @@ def test_a_search_is_added_to_and_its_new_trials_alone_are_sent(lab: Lab, capsys
     assert sorted(trials(lab)) == [0, 1, 2]
     assert [len(record.tasks) for record in lab.records()] == [2, 1]
     assert [len(pids(run_of(lab, number))) for number in range(3)] == [1, 1, 1]
+
+
+def test_a_fair_study_goes_on_where_its_controller_was_killed(lab: Lab, capsys):
+    fair = ["protocol=fair", "method=lora", "protocol.values=[3e-3,1e-2,3e-2]", "protocol.pruner=none",
+            f"protocol.tuning_seeds=[{UNTIL}]", "protocol.seeds=[1,2]"]  # fmt: skip
+    lab.roots.runs.mkdir()
+    tunes = lab.start(*fair)
+    until(lambda: lab.study.exists() and train(lab, 3))
+    tunes.kill()
+    lab.go()
+    confirms = lab.start(*fair)
+    until(lambda: [record for record in submissions.read(lab.study) if record.job])
+    confirms.kill()
+    assert lab.run(*fair) == 0, capsys.readouterr().err
+    assert "best: all: train.lr=0.01" in capsys.readouterr().out
+    assert [len(record.tasks) for record in lab.records()] == [2, 3], "two fresh seeds, three trials, each sent once"
+    confirmed = [row for row in lines.read(lab.study / "manifest.jsonl") if row["why"] == "confirm"]
+    assert [(row["labels"]["train.lr"], row["labels"]["seed"]) for row in confirmed] == [(0.01, 1), (0.01, 2)]
+    folders = [run_of(lab, number) for number in range(3)] + [folder_of(lab.roots, row["id"]) for row in confirmed]
+    assert all(folder.result.exists() for folder in folders)
+    assert [len(pids(folder)) for folder in folders] == [1] * 5

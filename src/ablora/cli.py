@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
@@ -131,14 +130,12 @@ def status(arguments: Sequence[str]) -> int:
 
 def watch(arguments: Sequence[str]) -> int:
     """Show a study's runs as they go."""
-    parser = _parser("watch")
-    parser.add_argument("study", metavar="STUDY")
-    given = parser.parse_args(arguments)
-    study_searches(given.study)
+    name = _study("watch", arguments)
+    study_searches(name)
     from ablora.store.roots import Roots
     from ablora.study.watch import watch
 
-    return watch(Roots.from_environment(), given.study)
+    return watch(Roots.from_environment(), name)
 
 
 def clean(arguments: Sequence[str]) -> int:
@@ -167,12 +164,22 @@ def doctor(arguments: Sequence[str]) -> int:
 
 def resume(arguments: Sequence[str]) -> int:
     """Go on with a study."""
-    parser = _parser("resume")
-    parser.add_argument("study", metavar="STUDY")
-    given = parser.parse_args(arguments)
+    name = _study("resume", arguments)
     from ablora.tune.entry import resume
 
-    return resume(given.study)
+    return resume(name)
+
+
+def cancel(arguments: Sequence[str]) -> int:
+    """End what SLURM has of a study."""
+    name = _study("cancel", arguments)
+    from ablora.store.roots import Roots
+    from ablora.study.cancel import cancel
+    from ablora.study.manifest import existing_study
+
+    for line in cancel(existing_study(Roots.from_environment(), name)):
+        print(line)
+    return 0
 
 
 def retry(arguments: Sequence[str]) -> int:
@@ -188,16 +195,14 @@ def retry(arguments: Sequence[str]) -> int:
 
 def collect(arguments: Sequence[str]) -> int:
     """Write a study's table and print where."""
-    parser = _parser("collect")
-    parser.add_argument("study", metavar="STUDY")
-    given = parser.parse_args(arguments)
-    study_searches(given.study)
+    name = _study("collect", arguments)
+    study_searches(name)
     from ablora.store.roots import Roots
     from ablora.study.manifest import existing_study
     from ablora_analysis import table
 
     roots = Roots.from_environment()
-    print(table.collect(roots, existing_study(roots, given.study).name))
+    print(table.collect(roots, existing_study(roots, name).name))
     return 0
 
 
@@ -241,16 +246,14 @@ def figures(arguments: Sequence[str]) -> int:
 
 def report(arguments: Sequence[str]) -> int:
     """Write a study's page and print where, and how large it is."""
-    parser = _parser("report")
-    parser.add_argument("study", metavar="STUDY")
-    given = parser.parse_args(arguments)
-    study_searches(given.study)
+    name = _study("report", arguments)
+    study_searches(name)
     from ablora.store.roots import Roots
     from ablora.study.manifest import existing_study
     from ablora_analysis.report import main
 
     roots = Roots.from_environment()
-    path = main.write(roots, existing_study(roots, given.study).name)
+    path = main.write(roots, existing_study(roots, name).name)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     return 0
 
@@ -297,6 +300,7 @@ COMMANDS = {
     "status": Command("[STUDY] [--check-stale]", "where each run of a study stands", status),
     "watch": Command("STUDY", "the same, live, until nothing of it runs or waits", watch),
     "resume": Command("STUDY", "go on with a study from its manifest", resume),
+    "cancel": Command("STUDY", "end a study's tasks in SLURM", cancel),
     "retry": Command("STUDY [--only CLASS]", "run a study's failed runs again", retry),
     "collect": Command("STUDY", "one table of a study's results (parquet and CSV)", collect),
     "analyse": Command("STUDY or ADAPTER...", "subspace, projection and spectrum of what was learnt", analyse),
@@ -328,7 +332,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(metadata.version("ablora"))
         return 0
     if name in ("-sc", "--shell-completion"):
-        return _complete(arguments)
+        from ablora import completion
+
+        return completion.answer(arguments, {key: command.takes for key, command in COMMANDS.items()})
     try:
         check(name in COMMANDS, "COMMAND", name, _legal_commands(name))
         return COMMANDS[name].main(rest)
@@ -341,23 +347,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _complete(arguments: Sequence[str]) -> int:
-    """Answer a shell: its script, or what may follow on the line in COMP_LINE; other shells are Hydra's to answer."""
-    from ablora import completion
-
-    action, _, shell = arguments[-1].partition("=")
-    if action == "install" and (script := completion.install(shell)):
-        print(script, end="")
-    elif action == "query" and completion.install(shell):
-        takes = {name: command.takes for name, command in COMMANDS.items()}
-        print("\n".join(completion.query(os.environ.get("COMP_LINE", ""), takes)))
-    else:
-        from ablora.config import hand_over
-
-        return hand_over(arguments, commands=tuple(COMMANDS))
-    return 0
-
-
 def _is_users(error: ValueError) -> bool:
     from ablora.data._base import DataError
 
@@ -367,6 +356,13 @@ def _is_users(error: ValueError) -> bool:
 def _legal_commands(name: str) -> str:
     close = difflib.get_close_matches(name, COMMANDS, n=1)
     return f"{f'did you mean {close[0]}? ' if close else ''}one of {', '.join(COMMANDS)}"
+
+
+def _study(command: str, arguments: Sequence[str]) -> str:
+    """The name that a command is given which takes a study and nothing else."""
+    parser = _parser(command)
+    parser.add_argument("study", metavar="STUDY")
+    return parser.parse_args(arguments).study
 
 
 def _parser(name: str) -> argparse.ArgumentParser:

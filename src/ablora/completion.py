@@ -1,8 +1,9 @@
 """Completion in a shell: `eval "$(ablora -sc install=bash)"` in ~/.bashrc makes `ablora <TAB>` offer what may follow:
 commands, studies, flags, and for `run` and `plan` every key and value of the configuration."""
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 SCRIPT = r"""_ablora() {
@@ -21,6 +22,20 @@ complete -o nospace -o default -F _ablora ablora
 """Offers of the program end in a space where the word is complete, so `nospace`; where there is none, file names."""
 
 ZSH = "autoload -Uz compinit bashcompinit && compinit && bashcompinit\n" + SCRIPT
+
+
+def answer(arguments: Sequence[str], takes: Mapping[str, str]) -> int:
+    """Answer a shell: its script, or what may follow on the line in COMP_LINE; other shells are Hydra's to answer."""
+    action, _, shell = arguments[-1].partition("=")
+    if action == "install" and (script := install(shell)):
+        print(script, end="")
+    elif action == "query" and install(shell):
+        print("\n".join(query(os.environ.get("COMP_LINE", ""), takes)))
+    else:
+        from ablora.config import hand_over
+
+        return hand_over(arguments, commands=tuple(takes))
+    return 0
 
 
 def install(shell: str) -> str:

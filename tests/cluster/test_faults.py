@@ -105,7 +105,8 @@ def test_ctrl_c_ends_the_watching_and_nothing_else(lab: Lab):
     os.kill(controller.pid, signal.SIGINT)
     _, heard = controller.communicate(timeout=PATIENCE_S)
     assert controller.returncode == 130, heard
-    assert "the jobs go on" in heard
+    assert "the jobs go on; ablora watch s shows them" in heard
+    assert "ablora cancel s ends them" in heard
     before = len(lab.steps(UNTIL))
     until(lambda: len(lab.steps(UNTIL)) > before + 3)
     lab.go()

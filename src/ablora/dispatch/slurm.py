@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -210,8 +210,8 @@ class Slurm:
                     time.sleep(LOOK_S)
                     queue.look()
         except KeyboardInterrupt as stop:
-            print(f"ablora: the jobs go on; ablora watch {folder.name} shows them, the same command watches again, "
-                  f"scancel --name={','.join(_names(queue, open_))} ends them", file=sys.stderr)  # fmt: skip
+            print(f"ablora: the jobs go on; ablora watch {job.study} shows them, the same command watches again, "
+                  f"ablora cancel {job.study} ends them", file=sys.stderr)  # fmt: skip
             raise Interrupted from stop
 
     def _send(self, job: Job, folder: Path) -> dict[str, list[str]]:
@@ -295,11 +295,6 @@ def _is_taken(queue: Queue, run: str) -> bool:
     place = queue.place(run)
     folder = folder_of(queue.roots, run)
     return (place is not None and place.live) or folder.result.exists() or folder.failure.exists()
-
-
-def _names(queue: Queue, runs: Mapping[str, Any]) -> list[str]:
-    records = [queue.newest[run][0] for run in runs if run in queue.newest]
-    return sorted({name for record in records for name in (record.name, *record.after)})
 
 
 def _say_trouble(queue: Queue, said: list[str] = []) -> None:  # noqa: B006 -- once per process and reason

@@ -40,6 +40,7 @@ def test_what_another_user_sent_is_left_to_them(roots, fake, capsys, monkeypatch
     assert capsys.readouterr().out.splitlines() == [
         "cancelled 1 task that ran",
         "1 task of alice, who alone can cancel what is theirs",
+        "when they have ended, ablora retry s --only cancelled goes on with them",
     ]
 
 

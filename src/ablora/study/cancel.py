@@ -28,6 +28,8 @@ def cancel(study: StudyFolder) -> Iterator[str]:
     except NoAnswer as error:
         raise BadInput("STUDY", study.name, f"a study whose SLURM answers ({error})") from error
     yield from found or [f"SLURM has no task of {study.name}"]
+    if found:
+        yield f"when they have ended, ablora retry {study.name} --only cancelled goes on with them"
 
 
 def _cancelled(folder: Path) -> Iterator[str]:

@@ -19,7 +19,7 @@ from ablora.study.manifest import Row, StudyFolder, existing_study, merged, stud
 from ablora.study.plan import Plan, derived_name, make
 from ablora.study.reconcile import Gap, clear_failures, reconcile
 from ablora.study.report import report
-from ablora.study.settle import settle
+from ablora.study.settle import settle, settled_now
 from ablora.study.status import counts
 
 INTERRUPTED = 130
@@ -80,10 +80,7 @@ def retry(name: str, only: str | None) -> int:
     """Set the failures aside (all, or of one class) and go on with the study."""
     roots = Roots.from_environment()
     study = existing_study(roots, name)
-    queue = queue_of(roots, study.path)
-    if queue is not None:
-        settle(queue)
-    again = clear_failures(roots, study.rows(), only, queue)
+    again = clear_failures(roots, study.rows(), only, settled_now(roots, study.path))
     print(f"{len(again)} failed runs are tried again", file=sys.stderr)
     return resume(name)
 

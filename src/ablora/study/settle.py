@@ -3,13 +3,24 @@
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from ablora.dispatch import submissions
-from ablora.dispatch.queue import Place, Queue
+from ablora.dispatch.queue import Place, Queue, queue_of
 from ablora.dispatch.scheduler import NoAnswer
 from ablora.store import atomic, lines
 from ablora.store.claims import release, take
+from ablora.store.roots import Roots
 from ablora.store.run_folder import SCHEMA, RunFolder, folder_of
+
+
+def settled_now(roots: Roots, study: Path) -> Queue | None:
+    """A study's queue, where it has one: SLURM asked now, however young its last answer is, and ends written down. For
+    a command that is given because something has just ended."""
+    queue = queue_of(roots, study)
+    if queue is not None:
+        settle(queue.look(now=True))
+    return queue
 
 
 def settle(queue: Queue) -> None:

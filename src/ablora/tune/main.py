@@ -16,6 +16,7 @@ from ablora.study.manifest import Row, StudyFolder, study_folder
 from ablora.study.packing import shared
 from ablora.study.plan import derived_name, make
 from ablora.study.reconcile import clear_failures, failures
+from ablora.study.settle import settled_now
 from ablora.tune import fair, frozen
 from ablora.tune.absorb import absorb
 from ablora.tune.frozen import Search, spec_of
@@ -70,14 +71,17 @@ def _again(roots: Roots, study: StudyFolder, trials: Trials, execution: Executio
     """Set the failures of trials aside; a run's own goes when its trial is taken up again."""
     own, rows = here(roots, study), rows_of(trials, execution)
     confirming = [row for row in study.rows() if row.why == CONFIRM]
-    places = [(own, rows, "trials"), (roots, confirming, "confirming runs")]
-    classes = {kind for where, some, _ in places for kind in failures(where, some).values()}
-    legal = f"the class of a failure of this study: {', '.join(sorted(classes)) or 'nothing has failed'}"
-    check(only is None or only in classes, "--only", only, legal)
-    for where, some, what in places:
-        mine = only if only is None or only in failures(where, some).values() else None
-        if only is None or mine:
-            print(f"{len(clear_failures(where, some, mine))} failed {what} are tried again", file=sys.stderr)
+    places = [
+        ("trials", own, rows, settled_now(own, study.trials.parent)),
+        ("confirming runs", roots, confirming, settled_now(roots, study.path)),
+    ]
+    classes = {what: set(failures(where, some, queue).values()) for what, where, some, queue in places}
+    there = sorted(set().union(*classes.values()))
+    legal = f"the class of a failure of this study: {', '.join(there) or 'nothing has failed'}"
+    check(only is None or only in there, "--only", only, legal)
+    for what, where, some, queue in places:
+        if only is None or only in classes[what]:
+            print(f"{len(clear_failures(where, some, only, queue))} failed {what} are tried again", file=sys.stderr)
 
 
 def go_on(roots: Roots, study: StudyFolder, execution: Execution) -> int:

@@ -14,7 +14,7 @@ def test_a_study_under_the_eyes_of_its_controller(lab: Lab, capsys):
     until(lambda: lab.trains(UNTIL))
     assert main(["cancel", "s"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "cancelled 1 task that ran and cancelled 1 task that waited"
+    assert said[0] == "cancelled 1 task that ran and 1 task that waited"
     assert said[1] == "when they have ended, ablora retry s --only cancelled goes on with them"
     assert watches.wait(timeout=600) == 3
     assert [lab.folder(seed).read_failure()["class"] for seed in (UNTIL, 0)] == ["cancelled", "cancelled"]

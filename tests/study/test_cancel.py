@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from ablora.cli import main
 from ablora.dispatch import scheduler, submissions
 from ablora.dispatch.scheduler import NoAnswer, Task
@@ -39,9 +41,19 @@ def test_what_another_user_sent_is_left_to_them(roots, fake, capsys, monkeypatch
     assert asked == [("scancel", "--user=me", f"--name={mine.name}")]
     assert capsys.readouterr().out.splitlines() == [
         "cancelled 1 task that ran",
-        "1 task of alice, who alone can cancel what is theirs",
         "when they have ended, ablora retry s --only cancelled goes on with them",
+        "1 task of alice, who alone can cancel what is theirs",
     ]
+
+
+def test_where_all_is_somebody_elses_nothing_is_cancelled(roots, fake, capsys, monkeypatch):
+    assert main(["run", "-m", "train=quick", "tracker=off", "cluster=inline", "study=s", "seed=0"]) == 0
+    other = sent(roots.studies / "s", "alice")
+    monkeypatch.setattr(scheduler, "queued", lambda users: {"5_0": Task("RUNNING", "", 0, other.name)})
+    monkeypatch.setattr(scheduler, "ask", lambda *command: pytest.fail(f"asked {command}"))
+    capsys.readouterr()
+    assert main(["cancel", "s"]) == 0
+    assert capsys.readouterr().out == "1 task of alice, who alone can cancel what is theirs\n"
 
 
 def test_a_slurm_that_does_not_answer_is_said(roots, fake, capsys, monkeypatch):

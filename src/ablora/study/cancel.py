@@ -23,30 +23,34 @@ def cancel(study: StudyFolder) -> Iterator[str]:
     sent = [folder for folder in (study.path, study.trials.parent) if submissions.folder_of(folder).is_dir()]
     legal = "a study that was sent to SLURM; one on this machine ends by Ctrl-C in its terminal"
     check(bool(sent), "STUDY", study.name, legal)
+    states: Counter[str] = Counter()
+    others: Counter[str] = Counter()
     try:
-        found = [line for folder in sent for line in _cancelled(folder)]
+        for folder in sent:
+            _cancel(folder, states, others)
     except NoAnswer as error:
         raise BadInput("STUDY", study.name, f"a study whose SLURM answers ({error})") from error
-    yield from found or [f"SLURM has no task of {study.name}"]
-    if found:
+    if states:
+        yield f"cancelled {' and '.join(f'{_tasks(count)} that {state}' for state, count in sorted(states.items()))}"
         yield f"when they have ended, ablora retry {study.name} --only cancelled goes on with them"
+    for user, count in sorted(others.items()):
+        yield f"{_tasks(count)} of {user}, who alone can cancel what is theirs"
+    if not (states or others):
+        yield f"SLURM has no task of {study.name}"
 
 
-def _cancelled(folder: Path) -> Iterator[str]:
+def _cancel(folder: Path, states: Counter[str], others: Counter[str]) -> None:
+    """Counts what is cancelled by whether it ran or waited, and what is left by whose it is."""
     with submissions.lock(folder):
         submissions.mend(folder)
-        records = {record.name: record for record in submissions.read(folder)}
-        users = {record.user for record in records.values()}
-        tasks = [task for task in scheduler.queued(users).values() if task.name in records] if users else []
+        users = {record.name: record.user for record in submissions.read(folder)}
+        tasks = [task for task in scheduler.queued({*users.values()}).values() if task.name in users] if users else []
         me = getpass.getuser()
-        mine = [task for task in tasks if records[task.name].user == me]
+        mine = [task for task in tasks if users[task.name] == me]
         for name in sorted({task.name for task in mine}):  # of a list of names scancel finds none, and says nothing
             scheduler.ask("scancel", f"--user={me}", f"--name={name}")
-        if mine:
-            states = Counter("waited" if task.state == "PENDING" else "ran" for task in mine)
-            yield " and ".join(f"cancelled {_tasks(count)} that {state}" for state, count in sorted(states.items()))
-    for user, count in Counter(records[task.name].user for task in tasks if records[task.name].user != me).items():
-        yield f"{_tasks(count)} of {user}, who alone can cancel what is theirs"
+    states.update("waited" if task.state == "PENDING" else "ran" for task in mine)
+    others.update(users[task.name] for task in tasks if users[task.name] != me)
 
 
 def _tasks(count: int) -> str:

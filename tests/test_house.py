@@ -120,3 +120,9 @@ def test_what_make_test_leaves_out_is_there():
         path, _, name = line.partition("::")
         assert (ROOT / path).is_file(), line
         assert f"def {name.partition('[')[0]}(" in (ROOT / path).read_text() or not name, line
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest imports them by name alone, and refuses the second where both are collected."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

@@ -1,4 +1,4 @@
-"""What `ablora cancel` refuses, and what it leaves to others. What it ends: tests/cluster/test_cancel.py."""
+"""What `ablora cancel` refuses, and what it leaves to others. What it ends: tests/cluster/test_cancelled.py."""
 
 from dataclasses import replace
 from pathlib import Path
